@@ -1,0 +1,1 @@
+"""What should change: suggestions with evidence and expected effect."""

@@ -1,0 +1,307 @@
+"""Which records are there, and what does each column mean? The tables, the data dictionary and the readers derive from here.
+
+All instants are UTC (`TIMESTAMPTZ`), durations are seconds, memory is MiB. A missing value means unknown, never zero.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, ClassVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class Json:
+    """Marks a text column that holds a JSON document."""
+
+
+JsonText = Annotated[str, Json()]
+
+
+class Record(BaseModel):
+    """One row of one table. `table` names it; `key` identifies a row; `day` is the instant that files it under a day."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    table: ClassVar[str]
+    key: ClassVar[tuple[str, ...]]
+    day: ClassVar[str | None] = None
+
+
+class Event(Record):
+    """One event of an orchestrator's log, in words that do not depend on the orchestrator: the ground of all other records."""
+
+    table: ClassVar[str] = "events"
+    key: ClassVar[tuple[str, ...]] = ("source_id", "run_id", "event_id", "event_hash")
+    day: ClassVar[str | None] = "at"
+
+    source_id: str = Field(description="Which instance it was read from.")
+    run_id: str = Field(description="The run it belongs to.")
+    event_id: int = Field(description="The source's own number; unique only together with run and hash, since sources reuse numbers.")
+    event_hash: str = Field(description="Hash of the event's text as stored in the source.")
+    kind: str = Field(
+        description="run_queued, run_dequeued, run_starting, run_started, run_succeeded, run_failed, run_canceling, run_canceled, "
+        "worker_starting, worker_started, step_started, step_restarted, step_succeeded, step_failed, step_retried, step_skipped, "
+        "materialized, checked, metered, or other."
+    )
+    at: datetime = Field(description="When it happened, by the source's clock.")
+    job_name: str | None = Field(None, description="The job of the run.")
+    step_key: str | None = Field(None, description="The step, mapping key included; unknown for events of the run.")
+    process_id: int | None = Field(None, description="Operating-system process that wrote it.")
+    seconds: float | None = Field(None, description="step_succeeded: run time; step_retried: wait before the next attempt.")
+    error_class: str | None = Field(None, description="Innermost error class of a failure.")
+    error_message: str | None = Field(None, description="Its message, cut to 2,000 characters.")
+    asset_key: str | None = Field(None, description="materialized, checked: the asset, parts joined by '/'.")
+    partition_key: str | None = Field(None, description="materialized, checked: the partition.")
+    data: JsonText | None = Field(None, description="What else the event carries: metadata by name as JSON.")
+
+
+class Run(Record):
+    """One execution of a job."""
+
+    table: ClassVar[str] = "runs"
+    key: ClassVar[tuple[str, ...]] = ("run_id",)
+    day: ClassVar[str | None] = "created_at"
+
+    run_id: str = Field(description="Dagster's run id.")
+    source_id: str = Field(description="Which instance it was read from.")
+    job_name: str = Field(description="The job.")
+    workflow: str | None = Field(None, description="The workflow, where the job was compiled from one.")
+    version: int | None = Field(None, description="Number of the workflow's version.")
+    digest: str | None = Field(None, description="Digest of the version's spec.")
+    trial_id: str | None = Field(None, description="The trial that made this run, if one did; trial runs do not train predictors.")
+    partition_key: str | None = Field(None, description="The partition.")
+    outcome: str | None = Field(None, description="success, failure or canceled; unknown while it is open. The first terminal event decides.")
+    outcome_conflict: bool = Field(False, description="Whether a later event, or the run's status, contradicts the outcome.")
+    trigger: str = Field("manual", description="What asked for it: schedule, sensor, backfill, retry, trial or manual.")
+    trigger_name: str | None = Field(None, description="Name of the schedule, sensor or backfill.")
+    launched_by: str | None = Field(None, description="The actor, where one is known.")
+    owner: str | None = Field(None, description="Who answers for the workflow.")
+    parent_run_id: str | None = Field(None, description="The run it re-executes.")
+    job_snapshot_id: str | None = Field(None, description="Identity of the job's structure at launch.")
+    created_at: datetime = Field(description="When the run was asked for.")
+    started_at: datetime | None = Field(None, description="When its first step could begin.")
+    ended_at: datetime | None = Field(None, description="When it reached its outcome.")
+    queue_time_s: float | None = Field(None, description="Asked for to taken from the queue.")
+    start_time_s: float | None = Field(None, description="Taken from the queue to its process being ready.")
+    run_time_s: float | None = Field(None, description="Ready to outcome.")
+    retry_wait_s: float | None = Field(None, description="Seconds its steps spent waiting between attempts, summed.")
+    attempt_count: int | None = Field(None, description="Attempts of all its steps.")
+    cost_usd: float | None = Field(None, description="Cost of its attempts by the rate card.")
+
+
+class StepAttempt(Record):
+    """One try of one step in one run."""
+
+    table: ClassVar[str] = "step_attempts"
+    key: ClassVar[tuple[str, ...]] = ("run_id", "step_key", "attempt")
+    day: ClassVar[str | None] = "started_at"
+
+    run_id: str = Field(description="The run.")
+    step_key: str = Field(description="Dagster's name of the step in this run, mapping key included.")
+    attempt: int = Field(description="1 for the first.")
+    job_name: str = Field(description="The job.")
+    workflow: str | None = Field(None, description="The workflow, where the job was compiled from one.")
+    step: str = Field(description="The step's name in the workflow; for other jobs the step key without its mapping key.")
+    partition_key: str | None = Field(None, description="The run's partition.")
+    version: int | None = Field(None, description="Number of the workflow's version.")
+    trial_id: str | None = Field(None, description="The trial that made the run, if one did.")
+    outcome: str | None = Field(None, description="success, failure, canceled or skipped; unknown while it is open.")
+    will_retry: bool = Field(False, description="Whether another attempt follows.")
+    started_at: datetime | None = Field(None, description="When the attempt began; skipped: when that was decided.")
+    ended_at: datetime | None = Field(None, description="When it ended.")
+    queue_time_s: float | None = Field(None, description="First attempt: run ready to process requested; later ones: unknown.")
+    start_time_s: float | None = Field(None, description="Process requested to attempt begun; unknown where no process of its own was made.")
+    run_time_s: float | None = Field(None, description="Begun to ended.")
+    retry_wait_s: float | None = Field(None, description="Wait after this attempt before the next.")
+    failure_cause: str | None = Field(None, description="code, data, timeout, memory, dependency, infrastructure or unknown.")
+    error_class: str | None = Field(None, description="Innermost error class.")
+    error_message: str | None = Field(None, description="Its message, cut.")
+    cpu_s: float | None = Field(None, description="Processor seconds, user and system.")
+    peak_memory_mib: float | None = Field(None, description="Largest resident memory; unknown where the process ran other steps too.")
+    host: str | None = Field(None, description="Machine it ran on.")
+    process_id: int | None = Field(None, description="Operating-system process.")
+    cost_usd: float | None = Field(None, description="Run time by the rate card.")
+
+
+class Materialization(Record):
+    """The event that an asset or partition was produced."""
+
+    table: ClassVar[str] = "materializations"
+    key: ClassVar[tuple[str, ...]] = ("run_id", "asset_key", "partition_key", "at")
+    day: ClassVar[str | None] = "at"
+
+    run_id: str = Field(description="The run; empty for one reported from outside.")
+    asset_key: str = Field(description="The asset, parts joined by '/'.")
+    partition_key: str = Field("", description="The partition; empty where there is none.")
+    step_key: str | None = Field(None, description="The step that produced it.")
+    at: datetime = Field(description="When.")
+    rows: int | None = Field(None, description="Rows of the table, where the step said so (metadata dagster/row_count).")
+    bytes: int | None = Field(None, description="Size as kept, where the step said so (metadata size_bytes).")
+
+
+class AssetCheck(Record):
+    """One evaluation of an asset check."""
+
+    table: ClassVar[str] = "checks"
+    key: ClassVar[tuple[str, ...]] = ("run_id", "asset_key", "check_name", "at")
+    day: ClassVar[str | None] = "at"
+
+    run_id: str = Field(description="The run.")
+    asset_key: str = Field(description="The asset, parts joined by '/'.")
+    check_name: str = Field(description="The check.")
+    partition_key: str | None = Field(None, description="The partition.")
+    passed: bool = Field(description="Whether it held.")
+    severity: str = Field(description="error or warn.")
+    at: datetime = Field(description="When.")
+
+
+class Tick(Record):
+    """One evaluation of a schedule or sensor."""
+
+    table: ClassVar[str] = "ticks"
+    key: ClassVar[tuple[str, ...]] = ("source_id", "tick_id")
+    day: ClassVar[str | None] = "at"
+
+    source_id: str = Field(description="Which instance it was read from.")
+    tick_id: int = Field(description="The source's number.")
+    name: str = Field(description="The schedule or sensor.")
+    kind: str = Field(description="schedule, sensor or automation.")
+    status: str = Field(description="started, skipped, success or failure.")
+    at: datetime = Field(description="When.")
+    run_ids: JsonText | None = Field(None, description="Runs it asked for.")
+    reason: str | None = Field(None, description="Why nothing was asked for, or the error.")
+
+
+class Usage(Record):
+    """What one attempt used, as measured beside it."""
+
+    table: ClassVar[str] = "usage"
+    key: ClassVar[tuple[str, ...]] = ("run_id", "step_key", "attempt")
+    day: ClassVar[str | None] = "at"
+
+    run_id: str = Field(description="The run.")
+    step_key: str = Field(description="The step.")
+    attempt: int = Field(description="1 for the first.")
+    at: datetime = Field(description="When it was measured.")
+    cpu_s: float | None = Field(None, description="Processor seconds, user and system.")
+    peak_memory_mib: float | None = Field(None, description="Largest resident memory; unknown where the process ran other steps too.")
+    host: str | None = Field(None, description="Machine.")
+    process_id: int | None = Field(None, description="Operating-system process.")
+
+
+class Version(Record):
+    """One immutable version of a workflow."""
+
+    table: ClassVar[str] = "versions"
+    key: ClassVar[tuple[str, ...]] = ("workflow", "number")
+
+    workflow: str = Field(description="The workflow.")
+    number: int = Field(description="1 for the first.")
+    digest: str = Field(description="Digest of the canonical spec.")
+    parent: int | None = Field(None, description="The version it was made from.")
+    author: str = Field(description="file for an edit of the workflow file, else who applied it.")
+    reason: str = Field(description="Why it was made.")
+    suggestion_id: str | None = Field(None, description="The suggestion it carries out.")
+    created_at: datetime = Field(description="When.")
+    active: bool = Field(description="Whether it is the one that runs.")
+    spec: JsonText = Field(description="The canonical spec.")
+
+
+class Forecast(Record):
+    """A statement about a future run or attempt."""
+
+    table: ClassVar[str] = "forecasts"
+    key: ClassVar[tuple[str, ...]] = ("job_name", "step", "quantity", "as_of")
+
+    job_name: str = Field(description="The job.")
+    step: str = Field("", description="The step; empty: the whole run.")
+    quantity: str = Field(description="queue_time_s, start_time_s, run_time_s or cost_usd.")
+    p05: float = Field(description="Below this in 5 of 100 cases.")
+    p50: float = Field(description="Below this in half the cases.")
+    p95: float = Field(description="Below this in 95 of 100 cases.")
+    sample_count: int = Field(description="Attempts or runs it rests on.")
+    predictor: str = Field(description="What made it: a simple rule's name, or the learned predictor's.")
+    error_share: float | None = Field(None, description="Its median absolute relative error in replay; unknown before five outcomes.")
+    best_rule: str | None = Field(None, description="The best simple rule on the same rows.")
+    best_rule_error_share: float | None = Field(None, description="That rule's error.")
+    as_of: datetime = Field(description="What had happened by then was known.")
+
+
+class Suggestion(Record):
+    """A proposed change of a workflow, with evidence and expected effect."""
+
+    table: ClassVar[str] = "suggestions"
+    key: ClassVar[tuple[str, ...]] = ("suggestion_id",)
+
+    suggestion_id: str = Field(description="Short, stable for the same change on the same version.")
+    kind: str = Field(description="retry_policy or timeout.")
+    workflow: str = Field(description="The workflow.")
+    step: str = Field(description="The step.")
+    based_on: int = Field(description="Version it changes.")
+    title: str = Field(description="The change in a sentence.")
+    change: JsonText = Field(description="Changed fields: path, before, after.")
+    spec: JsonText = Field(description="The changed canonical spec.")
+    evidence: JsonText = Field(description="Query, rows and figures behind it; enough to recompute it.")
+    quantity: str = Field(description="What it should change, such as run_time_s of the step.")
+    effect: float | None = Field(None, description="Expected change per run in the quantity's unit; below zero is less.")
+    effect_low: float | None = Field(None, description="Lower end of its 90 % interval.")
+    effect_high: float | None = Field(None, description="Upper end.")
+    created_at: datetime = Field(description="When.")
+    status: str = Field("open", description="open, applied, kept, undone or dismissed.")
+
+
+class LedgerEntry(Record):
+    """Predicted beside realised effect of one suggestion that was tried."""
+
+    table: ClassVar[str] = "ledger"
+    key: ClassVar[tuple[str, ...]] = ("trial_id",)
+
+    trial_id: str = Field(description="The trial.")
+    suggestion_id: str = Field(description="The suggestion.")
+    workflow: str = Field(description="The workflow.")
+    baseline_version: int = Field(description="Version it was compared with.")
+    version: int = Field(description="Version tried.")
+    quantity: str = Field(description="What was compared.")
+    pairs: int = Field(description="Pairs of runs compared.")
+    predicted: float | None = Field(None, description="Expected change per run.")
+    predicted_low: float | None = Field(None, description="Lower end of its 90 % interval.")
+    predicted_high: float | None = Field(None, description="Upper end.")
+    realised: float = Field(description="Mean difference, new minus old.")
+    realised_low: float = Field(description="Lower end of its 95 % interval.")
+    realised_high: float = Field(description="Upper end.")
+    verdict: str = Field(description="gain, no gain or not shown.")
+    test: str = Field(description="How the interval was made.")
+    decided_at: datetime = Field(description="When.")
+
+
+class Quarantined(Record):
+    """One event that could not be read; it stops nothing and is counted."""
+
+    table: ClassVar[str] = "quarantine"
+    key: ClassVar[tuple[str, ...]] = ("source_id", "run_id", "event_id", "event_hash")
+
+    source_id: str = Field(description="Which instance.")
+    run_id: str = Field(description="The run.")
+    event_id: int = Field(description="The source's number.")
+    event_hash: str = Field(description="Hash of its text.")
+    reason: str = Field(description="Why it could not be read.")
+    found_at: datetime = Field(description="When.")
+
+
+class Cursor(Record):
+    """How far a source has been read; written in the same transaction as the rows."""
+
+    table: ClassVar[str] = "cursors"
+    key: ClassVar[tuple[str, ...]] = ("source_id", "shard")
+
+    source_id: str = Field(description="Which instance.")
+    shard: str = Field(description="Run id for a run's own log; a word for other streams.")
+    position: str = Field(description="What the reader needs to go on, such as the last event number.")
+    complete: bool = Field(False, description="Whether nothing more is expected.")
+    updated_at: datetime = Field(description="When.")
+
+
+RECORDS: tuple[type[Record], ...] = (
+    Event, Run, StepAttempt, Materialization, AssetCheck, Tick, Usage, Version, Forecast, Suggestion, LedgerEntry, Quarantined, Cursor,
+)
+"""Every table, in the order of the data dictionary."""

@@ -1,0 +1,1 @@
+"""How does Dagster run it: compile, automation, event reader, metering."""

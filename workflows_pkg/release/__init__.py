@@ -1,0 +1,1 @@
+"""Which version runs: versions, trials, verdicts, ledger."""

@@ -1,0 +1,1 @@
+"""How does a person see it: tables, plots and pages from history, forecasts and suggestions."""

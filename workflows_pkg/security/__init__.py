@@ -1,0 +1,1 @@
+"""Who may do what: what a declarative step is allowed to touch, and how secrets stay secret."""

@@ -1,0 +1,1 @@
+"""What is a workflow: models, loading with positions, digest, difference, JSON Schema."""

@@ -1,0 +1,1 @@
+"""What can a step do: the contract of step kinds, the built-in kinds, and those of plugins."""

@@ -1,0 +1,87 @@
+"""What is a step kind? A name, a model of its parameters, and one function from inputs to an output.
+
+A plugin exposes a `StepKind` under the entry-point group `workflows_pkg.steps`:
+
+    [project.entry-points."workflows_pkg.steps"]
+    "demo.shout" = "my_package.steps:SHOUT"
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, Generic, TypeVar
+
+import pandas as pd
+from pydantic import BaseModel
+
+from workflows_pkg.security.allow import Allow
+
+JsonValue = None | bool | int | float | str | list[Any] | dict[str, Any]
+StepValue = pd.DataFrame | JsonValue | bytes
+"""What travels between steps: a table (kept as Parquet), a JSON value (kept as JSON) or bytes. Never a pickle."""
+
+Params = TypeVar("Params", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Literally:
+    """Marks a parameter in which `${{ … }}` is refused, because its text is code: `query: Annotated[str, Literally()]`."""
+
+    instead: str
+    """What the author can do instead, such as 'bind values under params'."""
+
+
+@dataclass(frozen=True)
+class PartitionSlice:
+    """The slice of one run: its Dagster key and the time it covers, start inclusive, end exclusive, zone-aware."""
+
+    key: str
+    start: datetime
+    end: datetime
+
+
+@dataclass(frozen=True)
+class StepContext:
+    """What a step kind is given besides its parameters.
+
+    inputs: outputs of the needed steps, by step name; a needed step without an output is None.
+    attempt: 1 for the first.
+    timeout_s: seconds this attempt may take, None: no limit; kinds that can pass a limit on should.
+    secret: value of a granted secret by name; raises SetupError or Refused. Never log what it returns.
+    log: one line into the run's log; secrets in it are masked.
+    on_stop: registers a function that is called when the attempt is stopped by its timeout (such as `connection.interrupt`).
+    """
+
+    workflow: str
+    step: str
+    run_id: str
+    attempt: int
+    partition: PartitionSlice | None
+    inputs: Mapping[str, StepValue]
+    allow: Allow
+    secret: Callable[[str], str]
+    log: Callable[[str], None]
+    timeout_s: float | None = None
+    on_stop: Callable[[Callable[[], None]], None] = field(default=lambda stop: None)
+
+
+@dataclass(frozen=True)
+class StepKind(Generic[Params]):
+    """One way to perform a step.
+
+    name: what workflow files write under `uses`.
+    summary: one sentence for the reference.
+    params: pydantic model of `with`; unknown fields should be forbidden. Every field has a description.
+    run: does the work. Raises an error of `workflows_pkg.errors.StepError` for what it can foresee.
+    example: a `with` mapping that validates, shown in the reference.
+    extra: the optional extra it needs, None where the plain install suffices.
+    """
+
+    name: str
+    summary: str
+    params: type[Params]
+    run: Callable[[StepContext, Params], StepValue]
+    example: Mapping[str, Any]
+    extra: str | None = None
