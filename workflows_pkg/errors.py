@@ -8,6 +8,7 @@ WorkflowsError            everything this project raises on purpose
 ├── NotFound              the named workflow, run, version or suggestion does not exist
 └── StepError             a step could not do its work; `cause` says why
     ├── DataProblem       the data are not as the step expects
+    ├── CodeProblem       the query, or the function it calls, is wrong
     ├── RateLimited       the other side asks to slow down
     ├── PeerUnavailable   the other side did not answer, or is locked
     ├── MemoryLimit       the step needs more memory than it was given
@@ -42,7 +43,7 @@ class WorkflowsError(Exception):
 
 @dataclass(frozen=True, order=True)
 class Problem:
-    """One mistake in a file: where it is, what is wrong, what to do."""
+    """One mistake in a file: where it is, what is wrong, what to do. Line 0: there is no line to name."""
 
     file: str
     line: int
@@ -51,7 +52,8 @@ class Problem:
     fix: str = ""
 
     def __str__(self) -> str:
-        return f"{self.file}:{self.line}:{self.column}: {self.message} {self.fix}".rstrip()
+        place = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+        return f"{place}: {self.message} {self.fix}".rstrip()
 
 
 class SpecError(WorkflowsError):
@@ -99,6 +101,12 @@ class DataProblem(StepError):
     """The data are not as the step expects; another attempt finds the same data."""
 
     cause: FailureCause = "data"
+
+
+class CodeProblem(StepError):
+    """The step's query, call or function is wrong; another attempt fails the same way until somebody mends it."""
+
+    cause: FailureCause = "code"
 
 
 class RateLimited(StepError):
