@@ -1,4 +1,4 @@
-"""What may a declarative step touch? Authors of workflow files are not trusted with code; the code location says what they reach."""
+"""What may a declarative step touch? Authors of workflow files are not trusted with code; the code location grants it."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from pathlib import Path
 from types import MappingProxyType
 
 from workflows_pkg.errors import Refused, bounded
+
+LONGEST_NAME = 255
+"""Bytes in the name of one file or folder that the usual file systems take."""
 
 
 @dataclass(frozen=True)
@@ -30,14 +33,22 @@ class Allow:
     def path(self, relative: str) -> Path:
         """The real path of `relative` below the granted folder; raises Refused where it leads out of it.
 
-        Symbolic links are followed before the check, so a link that points outside is refused as well.
+        Symbolic links are followed before the check, so a link that points outside is refused as well. The path given
+        back has no links in it; whoever can *replace a folder by a link* between this check and the opening wins the
+        race, so nobody but the code location itself should write to the granted folder. No step kind makes links.
         """
         if self.files is None:
             raise Refused(f"This code location grants no files, so '{bounded(relative)}' is out of reach.")
         if "\0" in relative or Path(relative).is_absolute():
             raise Refused(f"'{bounded(relative)}' is not a path below the data folder.", fix="Write it relative to it.")
+        if any(len(part.encode("utf-8", "surrogateescape")) > LONGEST_NAME for part in Path(relative).parts):
+            raise Refused(f"'{bounded(relative)}' has a name of more than {LONGEST_NAME} bytes.", fix="Shorten it.")
         root = self.files.resolve()
-        full = (root / relative).resolve()
+        try:
+            full = (root / relative).resolve()
+        except (OSError, RuntimeError, UnicodeError):
+            # Links in a circle (RuntimeError up to Python 3.12), or a path the file system does not take.
+            raise Refused(f"'{bounded(relative)}' cannot be followed to a file.", fix="Write another path.") from None
         if not full.is_relative_to(root):
             raise Refused(f"'{bounded(relative)}' leads out of the data folder.", fix="Write a path below it.")
         return full

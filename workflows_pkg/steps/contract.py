@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Any, Generic, TypeVar
 
 import pandas as pd
-from pydantic import BaseModel
+from pydantic import BaseModel, ConfigDict
 
 from workflows_pkg.security.allow import Allow
 
@@ -25,12 +25,29 @@ StepValue = pd.DataFrame | JsonValue | bytes
 Params = TypeVar("Params", bound=BaseModel)
 
 
+class Parameters(BaseModel):
+    """Base of the parameter models: unknown parameters refused, values frozen, and no value repeated in an error text."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, hide_input_in_errors=True)
+
+
 @dataclass(frozen=True)
 class Literally:
-    """Marks a parameter in which `${{ … }}` is refused, because its text is code: `query: Annotated[str, Literally()]`."""
+    """Marks a parameter in which `${{ … }}` is refused, because its text is code.
+
+    `query: Annotated[str, Literally("bind the value under params")]`
+    """
 
     instead: str
     """What the author can do instead, such as 'bind values under params'."""
+
+
+@dataclass(frozen=True)
+class FromSecret:
+    """Marks a parameter whose value is one expression `${{ secrets.name }}`, never written in the file."""
+
+    secret_only: bool = True
+    """What the loader of workflow files looks for; it does not import this package."""
 
 
 @dataclass(frozen=True)

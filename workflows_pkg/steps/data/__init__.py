@@ -1,0 +1,1 @@
+"""Step kinds that read, write and transform tables."""
