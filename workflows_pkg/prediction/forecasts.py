@@ -1,0 +1,203 @@
+"""What will the next run of every job, and each of its steps, take and cost?
+
+The moment of a forecast is the launch of the run: the replay behind it shows the predictors only what had finished
+before each past run was asked for, so the error beside a forecast is the error of such forecasts.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from workflows_pkg.history.records import Forecast
+from workflows_pkg.prediction.duration import FIRST_FIT, NAME
+from workflows_pkg.prediction.features import COST_FLOOR, FLOOR, MODEL_FEATURES
+from workflows_pkg.prediction.lookup import FORMAT
+from workflows_pkg.prediction.rows import (
+    Column,
+    Connection,
+    Frame,
+    attempt_observations,
+    attempts,
+    run_observations,
+    runs,
+)
+from workflows_pkg.prediction.rules import RULES
+from workflows_pkg.prediction.serving import predictions
+
+RUN_QUANTITIES = ("queue_time_s", "start_time_s", "run_time_s", "cost_usd")
+STEP_QUANTITIES = ("run_time_s", "cost_usd")
+SCORED_FROM = 5
+"""Outcomes with a forecast before them from which its error is told."""
+
+
+def train(con: Connection, now: datetime, partitions: Mapping[str, str] | None = None) -> list[Forecast]:
+    """Forecasts for the next run of every job asked for at `now`: the whole run in four quantities, each step in two.
+
+    `partitions` names, by job, the partition that run will have, where the caller knows it; the others are forecast
+    without one. Runs and attempts of trials, and everything after `now`, are not looked at. Times rest on successful
+    runs and attempts, queue and start times on every run that has them. What has no history gets no forecast.
+    The same history and moment give the same forecasts.
+    """
+    return train_with_card(con, now, partitions)[0]
+
+
+def train_with_card(
+    con: Connection, now: datetime, partitions: Mapping[str, str] | None = None
+) -> tuple[list[Forecast], dict[str, Any]]:
+    """`train`, and the predictors' card: data window, features, settings, and scores beside the simple rules."""
+    moment = now.astimezone(UTC)
+    known_runs = runs(con)
+    known_runs = known_runs[known_runs["created_at"] < moment]
+    known_attempts = attempts(con)
+    known_attempts = known_attempts[known_attempts["started_at"] < moment]
+    asked = known_attempts[["run_id", "started_at"]].merge(known_runs[["run_id", "created_at"]], on="run_id", how="left")
+    asked = asked["created_at"].fillna(asked["started_at"]).set_axis(known_attempts.index)
+    known_attempts = known_attempts.assign(submitted_at=asked, attempt=1)
+    ahead = dict(partitions or {})
+    forecasts: list[Forecast] = []
+    summary: dict[str, Any] = {}
+    for quantity in RUN_QUANTITIES:
+        found = _forecast(run_observations(known_runs, quantity), quantity, moment, ahead)
+        forecasts += found
+        summary[f"run {quantity}"] = _summary(found)
+    for quantity in STEP_QUANTITIES:
+        found = _forecast(attempt_observations(known_attempts, quantity), quantity, moment, ahead)
+        forecasts += found
+        summary[f"step {quantity}"] = _summary(found)
+    return forecasts, _card(known_runs, known_attempts, moment, summary)
+
+
+def _forecast(observations: Frame, quantity: str, moment: datetime, partitions: Mapping[str, str]) -> list[Forecast]:
+    floor = COST_FLOOR if quantity == "cost_usd" else FLOOR
+    # what ended after the moment is not known yet; it may still be seen as open
+    after = observations["finished_at"] >= moment
+    observations = observations.assign(
+        finished_at=observations["finished_at"].mask(after),
+        value=observations["value"].mask(after | observations["finished_at"].isna()),
+    )
+    observations = observations.assign(
+        partition_key=[
+            part if job in partitions else None
+            for job, part in zip(observations["job_name"], observations["partition_key"], strict=True)
+        ]
+    )
+    ahead = observations[observations["value"].notna()].drop_duplicates(["job_name", "step"])[["job_name", "step"]]
+    if ahead.empty:
+        return []
+    ahead = ahead.sort_values(["job_name", "step"]).assign(
+        run_id="", attempt=1, submitted_at=moment, finished_at=pd.NaT, value=float("nan"),
+        partition_key=[partitions.get(job) for job in ahead.sort_values(["job_name", "step"])["job_name"]],
+    )  # fmt: skip
+    known = len(observations)
+    together = pd.DataFrame({name: [*observations[name], *ahead[name]] for name in observations})
+    together["finished_at"] = pd.to_datetime(together["finished_at"], utc=True).astype("datetime64[ns, UTC]")
+    together["submitted_at"] = together["submitted_at"].astype("datetime64[ns, UTC]")
+    table = pd.concat([together, predictions(together, floor)], axis=1)
+    past, future = table.iloc[:known], table.iloc[known:]
+    by_key = dict(tuple(past[(past["value"] >= floor) & (past["count"] > 0)].groupby(["job_name", "step"])))
+    return [_record(row, by_key.get((row["job_name"], row["step"])), quantity, moment) for _, row in future.iterrows()]
+
+
+def _record(row: Column, past: Frame | None, quantity: str, moment: datetime) -> Forecast:
+    best, error, best_error = None, None, None
+    if past is not None and len(past) >= SCORED_FROM:
+        truth = past["value"]
+        by_rule = {name: float(((past[name] - truth).abs() / truth).median()) for name in RULES}
+        best = min(by_rule, key=lambda name: (by_rule[name], list(RULES).index(name)))
+        best_error = by_rule[best]
+        error = float(((past["p50"] - truth).abs() / truth).median())
+    return Forecast(
+        job_name=row["job_name"], step=row["step"], quantity=quantity,
+        p05=float(row["p05"]), p50=float(row["p50"]), p95=float(row["p95"]),
+        sample_count=int(row["count"]), predictor=str(row["predictor"]), error_share=error, best_rule=best,
+        best_rule_error_share=best_error, as_of=moment,
+    )  # fmt: skip
+
+
+def _summary(forecasts: list[Forecast]) -> dict[str, Any]:
+    scored = [item for item in forecasts if item.error_share is not None and item.best_rule_error_share is not None]
+    served: dict[str, int] = {}
+    for item in forecasts:
+        served[item.predictor] = served.get(item.predictor, 0) + 1
+    count = len(scored)
+    return {
+        "forecasts": len(forecasts),
+        "scored": count,
+        "mean_error_share": sum(item.error_share or 0 for item in scored) / count if count else None,
+        "mean_best_rule_error_share": sum(item.best_rule_error_share or 0 for item in scored) / count if count else None,
+        "served": served,
+    }
+
+
+def _card(known_runs: Frame, known_attempts: Frame, moment: datetime, summary: dict[str, Any]) -> dict[str, Any]:
+    from sklearn import __version__ as version
+
+    first, last = known_runs["created_at"].min(), known_runs["created_at"].max()
+    return {
+        "as_of": moment.isoformat(),
+        "data": {
+            "runs": len(known_runs),
+            "attempts": len(known_attempts),
+            "first": None if pd.isna(first) else first.isoformat(),
+            "last": None if pd.isna(last) else last.isoformat(),
+            "left_out": "runs of trials; attempts and runs that did not succeed, for times and cost",
+        },
+        "predictor": {
+            "name": NAME,
+            "estimator": "sklearn.ensemble.HistGradientBoostingRegressor",
+            "library": f"scikit-learn {version}",
+            "target": "log(value / median of the key or its partition)",
+            "features": list(MODEL_FEATURES),
+            "first_fit_rows": FIRST_FIT,
+            "kept": "nothing: fitted again from the history at every training",
+        },
+        "rules": list(RULES),
+        "served_where": "its mean past error on the key, blended with that of all keys, is a tenth below the best simple rule's",
+        "interval": "5 % and 95 % quantiles of the served predictions' own past errors, corrected online",
+        "scores": summary,
+    }
+
+
+def publish_table(forecasts: Iterable[Forecast], path: Path) -> None:
+    """Writes the forecasts as one small JSON file, replaced in one step: a reader sees the old table or the new one."""
+    jobs: dict[str, dict[str, dict[str, Any]]] = {}
+    as_of: datetime | None = None
+    for item in forecasts:
+        entry = {
+            "p05": item.p05,
+            "p50": item.p50,
+            "p95": item.p95,
+            "sample_count": item.sample_count,
+            "predictor": item.predictor,
+        }
+        jobs.setdefault(item.job_name, {}).setdefault(item.step, {})[item.quantity] = entry
+        as_of = max(as_of or item.as_of, item.as_of)
+    _replace(path, {"format": FORMAT, "as_of": as_of.astimezone(UTC).isoformat() if as_of else None, "jobs": jobs})
+
+
+def publish_card(card: Mapping[str, Any], path: Path) -> None:
+    """Writes the predictors' card as JSON, replaced in one step."""
+    _replace(path, card)
+
+
+def _replace(path: Path, value: Mapping[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            json.dump(value, file, indent=1, sort_keys=True, allow_nan=False)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
