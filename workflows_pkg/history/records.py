@@ -36,12 +36,14 @@ class Event(Record):
 
     source_id: str = Field(description="Which instance it was read from.")
     run_id: str = Field(description="The run it belongs to.")
-    event_id: int = Field(description="The source's own number; unique only together with run and hash, since sources reuse numbers.")
+    event_id: int = Field(
+        description="The source's own number; unique only together with run and hash, since sources reuse numbers."
+    )
     event_hash: str = Field(description="Hash of the event's text as stored in the source.")
     kind: str = Field(
-        description="run_queued, run_dequeued, run_starting, run_started, run_succeeded, run_failed, run_canceling, run_canceled, "
-        "worker_starting, worker_started, step_started, step_restarted, step_succeeded, step_failed, step_retried, step_skipped, "
-        "materialized, checked, metered, or other."
+        description="run_queued, run_dequeued, run_starting, run_started, run_succeeded, run_failed, run_canceling, "
+        "run_canceled, worker_starting, worker_started, step_started, step_restarted, step_succeeded, step_failed, "
+        "step_retried, step_skipped, materialized, checked, metered, or other."
     )
     at: datetime = Field(description="When it happened, by the source's clock.")
     job_name: str | None = Field(None, description="The job of the run.")
@@ -68,9 +70,13 @@ class Run(Record):
     workflow: str | None = Field(None, description="The workflow, where the job was compiled from one.")
     version: int | None = Field(None, description="Number of the workflow's version.")
     digest: str | None = Field(None, description="Digest of the version's spec.")
-    trial_id: str | None = Field(None, description="The trial that made this run, if one did; trial runs do not train predictors.")
+    trial_id: str | None = Field(
+        None, description="The trial that made this run, if one did; trial runs do not train predictors."
+    )
     partition_key: str | None = Field(None, description="The partition.")
-    outcome: str | None = Field(None, description="success, failure or canceled; unknown while it is open. The first terminal event decides.")
+    outcome: str | None = Field(
+        None, description="success, failure or canceled; unknown while it is open. The first terminal event decides."
+    )
     outcome_conflict: bool = Field(False, description="Whether a later event, or the run's status, contradicts the outcome.")
     trigger: str = Field("manual", description="What asked for it: schedule, sensor, backfill, retry, trial or manual.")
     trigger_name: str | None = Field(None, description="Name of the schedule, sensor or backfill.")
@@ -110,14 +116,18 @@ class StepAttempt(Record):
     started_at: datetime | None = Field(None, description="When the attempt began; skipped: when that was decided.")
     ended_at: datetime | None = Field(None, description="When it ended.")
     queue_time_s: float | None = Field(None, description="First attempt: run ready to process requested; later ones: unknown.")
-    start_time_s: float | None = Field(None, description="Process requested to attempt begun; unknown where no process of its own was made.")
+    start_time_s: float | None = Field(
+        None, description="Process requested to attempt begun; unknown where no process of its own was made."
+    )
     run_time_s: float | None = Field(None, description="Begun to ended.")
     retry_wait_s: float | None = Field(None, description="Wait after this attempt before the next.")
     failure_cause: str | None = Field(None, description="code, data, timeout, memory, dependency, infrastructure or unknown.")
     error_class: str | None = Field(None, description="Innermost error class.")
     error_message: str | None = Field(None, description="Its message, cut.")
     cpu_s: float | None = Field(None, description="Processor seconds, user and system.")
-    peak_memory_mib: float | None = Field(None, description="Largest resident memory; unknown where the process ran other steps too.")
+    peak_memory_mib: float | None = Field(
+        None, description="Largest resident memory; unknown where the process ran other steps too."
+    )
     host: str | None = Field(None, description="Machine it ran on.")
     process_id: int | None = Field(None, description="Operating-system process.")
     cost_usd: float | None = Field(None, description="Run time by the rate card.")
@@ -184,7 +194,9 @@ class Usage(Record):
     attempt: int = Field(description="1 for the first.")
     at: datetime = Field(description="When it was measured.")
     cpu_s: float | None = Field(None, description="Processor seconds, user and system.")
-    peak_memory_mib: float | None = Field(None, description="Largest resident memory; unknown where the process ran other steps too.")
+    peak_memory_mib: float | None = Field(
+        None, description="Largest resident memory; unknown where the process ran other steps too."
+    )
     host: str | None = Field(None, description="Machine.")
     process_id: int | None = Field(None, description="Operating-system process.")
 
@@ -221,7 +233,9 @@ class Forecast(Record):
     p95: float = Field(description="Below this in 95 of 100 cases.")
     sample_count: int = Field(description="Attempts or runs it rests on.")
     predictor: str = Field(description="What made it: a simple rule's name, or the learned predictor's.")
-    error_share: float | None = Field(None, description="Its median absolute relative error in replay; unknown before five outcomes.")
+    error_share: float | None = Field(
+        None, description="Its median absolute relative error in replay; unknown before five outcomes."
+    )
     best_rule: str | None = Field(None, description="The best simple rule on the same rows.")
     best_rule_error_share: float | None = Field(None, description="That rule's error.")
     as_of: datetime = Field(description="What had happened by then was known.")
@@ -302,6 +316,18 @@ class Cursor(Record):
 
 
 RECORDS: tuple[type[Record], ...] = (
-    Event, Run, StepAttempt, Materialization, AssetCheck, Tick, Usage, Version, Forecast, Suggestion, LedgerEntry, Quarantined, Cursor,
+    Event,
+    Run,
+    StepAttempt,
+    Materialization,
+    AssetCheck,
+    Tick,
+    Usage,
+    Version,
+    Forecast,
+    Suggestion,
+    LedgerEntry,
+    Quarantined,
+    Cursor,
 )
 """Every table, in the order of the data dictionary."""

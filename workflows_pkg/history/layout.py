@@ -1,0 +1,53 @@
+"""Where are the files of one history, and which of them may whom open?
+
+`<home>/history.duckdb` is the published copy: any DuckDB client may open it read-only, at any time and for as long as it likes.
+Everything under `<home>/history.store/` belongs to the writer; the published copy names the sealed files by absolute path.
+Why there are two files: docs/decisions/0001-history-files.md.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Paths of one history; nothing is created by asking for them."""
+
+    home: Path
+
+    @property
+    def published(self) -> Path:
+        """The copy for readers; replaced as a whole, never changed in place."""
+        return self.home / "history.duckdb"
+
+    @property
+    def store(self) -> Path:
+        """The writer's folder. Not `history`: a Dagster home has a folder of that name."""
+        return self.home / "history.store"
+
+    @property
+    def hot(self) -> Path:
+        """The database that only the writer opens: all rows that are not sealed."""
+        return self.store / "hot.duckdb"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the writer; names its process."""
+        return self.store / "writer.lock"
+
+    @property
+    def stamp(self) -> Path:
+        """Which state of the hot database was published last."""
+        return self.store / "published"
+
+    @property
+    def sealed(self) -> Path:
+        """Finished days as Parquet: `<table>/<day>-<number>.parquet`, each file written once and never changed."""
+        return self.store / "sealed"
+
+
+def layout(home: Path) -> Layout:
+    """The layout under `home`, made absolute, since views name files by absolute path."""
+    return Layout(home.expanduser().absolute())

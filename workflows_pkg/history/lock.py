@@ -1,0 +1,71 @@
+"""Who is the only writer? One lock of the operating system, which dies with its holder."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+from workflows_pkg.errors import BusyError
+
+_LOOK_AGAIN_S = 0.05
+"""Pause between two tries: short beside a person's patience, long beside the cost of a try."""
+
+_held: set[int] = set()
+"""Descriptors of the locks this process holds, so that a forked child can let go of its copies."""
+
+
+@contextmanager
+def only_writer(path: Path, wait_s: float) -> Generator[None]:
+    """Holds the lock file `path` for the block; the system frees it when this process ends, however it ends.
+
+    Threads of one process exclude each other too. Raises BusyError, naming the holder, when it is not free within `wait_s`
+    seconds.
+    """
+    owner = os.getpid()
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        _acquire(descriptor, path, wait_s)
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, str(owner).encode(), 0)
+        _held.add(descriptor)
+        _let_children_go()
+        yield
+    finally:
+        if os.getpid() == owner:  # a forked child has closed its copy, and the number may name another file by now
+            _held.discard(descriptor)
+            os.close(descriptor)
+
+
+def _acquire(descriptor: int, path: Path, wait_s: float) -> None:
+    deadline = time.monotonic() + wait_s
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return
+        except BlockingIOError:
+            if time.monotonic() >= deadline:
+                holder = os.pread(descriptor, 20, 0).decode(errors="replace").strip() or "unknown"
+                raise BusyError(
+                    f"{path.parent}: process {holder} is writing this history, and did not finish within {wait_s:g} s.",
+                    fix=f"Wait until it is done and try again; `ps -p {holder}` shows what it is. Readers need not wait.",
+                ) from None
+        time.sleep(_LOOK_AGAIN_S)
+
+
+@cache
+def _let_children_go() -> None:
+    """A forked child inherits the descriptor, and with it the lock: it would keep the history locked after its parent was
+    killed.
+    """
+    os.register_at_fork(after_in_child=_close_copies)
+
+
+def _close_copies() -> None:
+    for descriptor in _held:
+        os.close(descriptor)
+    _held.clear()

@@ -1,0 +1,304 @@
+"""How is history written, by one writer at a time, and read, by anybody at any time?
+
+    with writer(home) as history:                      # waits for its turn; BusyError names who is writing
+        with history.transaction():
+            history.upsert(Run, rows)
+                                                       # leaving publishes what was written
+    open_history(home).execute("select * from runs").df()
+
+`at`, the instant of an event, is a word of SQL: write `"at"`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+import duckdb
+import pandas as pd
+import pyarrow as pa
+
+from workflows_pkg.errors import BusyError, SetupError, WorkflowsError, bounded
+from workflows_pkg.history.crash import crash_point
+from workflows_pkg.history.layout import Layout, layout
+from workflows_pkg.history.lock import only_writer
+from workflows_pkg.history.migrations import MIGRATIONS, applied, migrate, refuse_newer, refuse_older
+from workflows_pkg.history.publish import publish
+from workflows_pkg.history.questions import frame
+from workflows_pkg.history.records import RECORDS, Event, Record
+from workflows_pkg.history.schema import LIVE, arrow_schema, columns, create_table, first_row, literal, names, quoted, same_key
+from workflows_pkg.history.sealed import (
+    SEAL_AFTER,
+    as_pattern,
+    create_views,
+    days_to_seal,
+    seal_day,
+    sealed_rows,
+    sweep,
+    views_are_current,
+)
+
+Rows = Sequence[Record] | pd.DataFrame | pa.Table
+
+_INCOMING = "incoming_rows"
+"""Name under which given rows are shown to DuckDB for the length of one statement."""
+
+_STORAGE_VERSION = "v1.5.0"
+"""Format of the files, the oldest DuckDB we support: left to itself, DuckDB 2 writes one that 1.5 cannot read."""
+
+_SLACK_BYTES = 64 * 2**20
+"""A hot database with more than this, and more than half of it, free is written anew: every publish copies the free space
+too.
+"""
+
+
+class Writer:
+    """The only writer of one history. `con` is the hot database; its views `main.<table>` show sealed rows too."""
+
+    def __init__(self, con: duckdb.DuckDBPyConnection, files: Layout) -> None:
+        self.con = con
+        self.files = files
+        self._depth = 0
+
+    @contextmanager
+    def transaction(self) -> Generator[None]:
+        """All of the block or nothing of it. Inside another transaction it joins that one."""
+        if self._depth == 0:
+            self.con.execute("BEGIN")
+        self._depth += 1
+        try:
+            yield
+        except BaseException:
+            self._depth -= 1
+            if self._depth == 0:
+                with suppress(
+                    duckdb.Error
+                ):  # DuckDB has rolled back by itself after some errors; the first error is the one to show
+                    self.con.execute("ROLLBACK")
+            raise
+        self._depth -= 1
+        if self._depth == 0:
+            crash_point("before_commit")
+            self.con.execute("COMMIT")
+            crash_point("after_commit")
+
+    def upsert(self, record_type: type[Record], rows: Rows) -> int:
+        """Writes `rows`, in place of those with the same key, and returns how many; of rows with one key the last counts.
+
+        A missing column, or a missing value in a column that must have one, takes the record's default. Events never change:
+        one that is there already, sealed or not, is left alone.
+        """
+        if isinstance(rows, pd.DataFrame):
+            given, have = rows, [str(name) for name in rows.columns]
+        elif isinstance(rows, Sequence):
+            given, have = to_table(record_type, rows), list(record_type.model_fields)
+        else:
+            given, have = rows, rows.column_names
+        unknown = sorted(set(have) - set(record_type.model_fields))
+        if unknown:
+            raise ValueError(f"table '{record_type.table}' has no column {', '.join(map(repr, unknown))}")
+        if len(given) == 0:
+            return 0
+        table = f"{LIVE}.{quoted(record_type.table)}"
+        self.con.register(_INCOMING, given)
+        try:
+            with self.transaction():
+                self.con.execute(
+                    f"create or replace temp table upserted as select {_typed(record_type, have)} from "
+                    f"(select *, row_number() over () as given_order from {_INCOMING}) "
+                    f"qualify row_number() over (partition by {names(record_type.key)} order by given_order desc) = 1"
+                )
+                if record_type is Event:
+                    self.con.execute(f"delete from upserted u using {table} t where {same_key(record_type, 't', 'u')}")
+                    self.drop_sealed_events("upserted")
+                else:
+                    self.con.execute(f"delete from {table} t using upserted u where {same_key(record_type, 't', 'u')}")
+                self.con.execute(f"insert into {table} by name select * from upserted")
+                (count,) = first_row(self.con.execute("select count(*) from upserted"))
+                self.con.execute("drop table upserted")
+        finally:
+            self.con.unregister(_INCOMING)
+        return int(count)
+
+    def delete(self, record_type: type[Record], **equal: object) -> None:
+        """Deletes the rows whose named columns have the given values, such as `delete(Suggestion, workflow="etl")`.
+
+        Only from tables without a day: what is filed under a day may be sealed, and is history.
+        """
+        if record_type.day is not None:
+            raise ValueError(f"rows of '{record_type.table}' are history and are not deleted one by one")
+        where = " and ".join(f"{quoted(name)} = ?" for name in equal) or "true"
+        with self.transaction():
+            self.con.execute(f"delete from {LIVE}.{quoted(record_type.table)} where {where}", list(equal.values()))
+
+    def drop_sealed_events(self, candidates: str) -> None:
+        """Removes from the temporary table `candidates`, which has the columns of `events`, what is sealed already."""
+        first, last = first_row(self.con.execute(f'select min("at"), max("at") from {candidates}'))
+        if first is None or last is None:
+            return
+        # The same event has the same instant, so only files around these instants can hold it.
+        sealed = sealed_rows(self.con, self.files, Event, instants=(first, last))
+        if sealed is not None:
+            same = same_key(Event, "h", "c")
+            self.con.execute(f"delete from {candidates} c where exists (select 1 from ({sealed}) h where {same})")
+
+    def seal(self, before: date) -> int:
+        """Moves finished days before `before` (UTC) into Parquet and returns the number of rows; readers see no difference."""
+        days = days_to_seal(self.con, before)
+        if not days:
+            return 0
+        with self.transaction():
+            sweep(self.con, self.files)
+        moved = 0
+        for day in days:
+            with self.transaction():
+                moved += seal_day(self.con, self.files, day, before)
+        return moved
+
+    def publish(self) -> bool:
+        """Shows readers what was committed; False where they see it already. Not inside a transaction."""
+        if self._depth:
+            raise RuntimeError("publish() belongs after the transaction: readers see committed rows only")
+        return publish(self.con, self.files)
+
+
+@contextmanager
+def writer(home: Path, wait_s: float = 30) -> Generator[Writer]:
+    """The only writer of the history under `home`; leaving the block seals days that are due, and publishes.
+
+    Raises BusyError when another process or thread is still writing after `wait_s` seconds, SetupError when the history is
+    of a later version or cannot be read.
+    """
+    files = layout(home)
+    files.sealed.mkdir(parents=True, exist_ok=True)
+    with only_writer(files.lock, wait_s):
+        con = _open_hot(files)
+        try:
+            migrated = migrate(con, str(files.home))
+            history = Writer(con, files)
+            if migrated or not views_are_current(con, files):
+                with history.transaction():
+                    create_views(con, files)
+            yield history
+            history.seal(datetime.now(UTC).date() - SEAL_AFTER)
+            history.publish()
+        finally:
+            con.close()
+
+
+def open_history(home: Path) -> duckdb.DuckDBPyConnection:
+    """A connection to the published history, for reading: every table of the data dictionary by its name, instants in UTC.
+
+    It never waits for the writer nor keeps it waiting, shows one state for as long as it is held, and before anything was
+    written shows empty tables. It reads nothing else: no other files, no DataFrames by their variable's name (use
+    `con.register`), no settings. Raises SetupError when the history is of another version or cannot be read.
+    """
+    files = layout(home)
+    # Not duckdb.connect(published): within one process that gives the file it has open already, even when a newer one is there.
+    con = duckdb.connect(":memory:", config={"autoinstall_known_extensions": False})
+    con.execute("SET TimeZone = 'UTC'")
+    if files.published.exists():
+        try:
+            con.execute(f"ATTACH {literal(files.published)} AS history (READ_ONLY)")
+            con.execute("USE history")
+            already = applied(con)
+        except duckdb.Error as error:
+            con.close()
+            raise _unreadable(files.published, error) from error
+        refuse_newer(already, [name for name, _ in MIGRATIONS], str(files.published))
+        refuse_older(already, str(files.published))
+    else:
+        for record_type in RECORDS:
+            con.execute(create_table(record_type, schema="main"))
+    # Readers may write into the allowed folder too, but its files have names that no statement of a reader mentions by chance.
+    folders = {
+        f"{files.sealed}/",
+        f"{as_pattern(files.sealed)}/",
+    }  # DuckDB checks the name of a file, and the pattern as it was written
+    con.execute(f"SET allowed_directories = [{', '.join(map(literal, folders))}]")
+    con.execute("SET enable_external_access = false")
+    con.execute("SET lock_configuration = true")
+    return con
+
+
+def query(con: duckdb.DuckDBPyConnection, sql: str, values: Sequence[object] = ()) -> pd.DataFrame:
+    """The answer to a person's own SQL; raises WorkflowsError with DuckDB's reason when it is not a query that can be
+    answered.
+    """
+    try:
+        return frame(con, sql, values)
+    except duckdb.Error as error:
+        raise WorkflowsError(
+            f"DuckDB could not answer that: {bounded(error, 300)}",
+            fix='The tables are described in docs/reference/data-dictionary.md; `at` is a word of SQL, write "at".',
+        ) from error
+
+
+def to_table(record_type: type[Record], rows: Sequence[Record]) -> pa.Table:
+    """Records as an Arrow table with the column types of their table."""
+    found: Sequence[Mapping[str, object]] = [row.model_dump() for row in rows]
+    return pa.Table.from_pylist(list(found), schema=arrow_schema(record_type))
+
+
+def _typed(record_type: type[Record], have: Sequence[str]) -> str:
+    """The given columns as the table's types, missing ones and missing values by the record's defaults."""
+    items: list[str] = []
+    for column in columns(record_type):
+        default = column.default or "NULL"
+        value = f"coalesce({quoted(column.name)}, {default})" if column.name in have else default
+        items.append(f"{value}::{column.sql_type} as {quoted(column.name)}")
+    return ", ".join(items)
+
+
+def _open_hot(files: Layout) -> duckdb.DuckDBPyConnection:
+    try:
+        con = _connect(files.hot)
+        if _mostly_free(con):
+            con = _rewritten(con, files)
+    except duckdb.IOException as error:
+        if "lock" in str(error):
+            raise BusyError(
+                f"{files.hot} is open in another program, which keeps this history from being written.",
+                fix=f"Close that program; {files.published} is the file to look at.",
+            ) from error
+        raise _unreadable(files.hot, error) from error
+    except duckdb.Error as error:
+        raise _unreadable(files.hot, error) from error
+    return con
+
+
+def _connect(file: Path) -> duckdb.DuckDBPyConnection:
+    config: dict[str, str | bool | int | float | list[str]] = {
+        "autoinstall_known_extensions": False,
+        "storage_compatibility_version": _STORAGE_VERSION,
+    }
+    con = duckdb.connect(str(file), config=config)
+    con.execute("SET TimeZone = 'UTC'")
+    return con
+
+
+def _mostly_free(con: duckdb.DuckDBPyConnection) -> bool:
+    block_size, total, free = first_row(con.execute("select block_size, total_blocks, free_blocks from pragma_database_size()"))
+    return free * block_size > _SLACK_BYTES and free * 2 > total
+
+
+def _rewritten(con: duckdb.DuckDBPyConnection, files: Layout) -> duckdb.DuckDBPyConnection:
+    """The hot database without free space, put in place in one step; the log beside it is empty after the checkpoint."""
+    fresh = files.hot.with_name("hot.rewritten.duckdb")
+    fresh.unlink(missing_ok=True)
+    con.execute("CHECKPOINT")
+    con.execute(f"ATTACH {literal(fresh)} AS rewritten (STORAGE_VERSION {literal(_STORAGE_VERSION)})")
+    con.execute("COPY FROM DATABASE hot TO rewritten")
+    con.execute("DETACH rewritten")
+    con.close()
+    fresh.replace(files.hot)
+    return _connect(files.hot)
+
+
+def _unreadable(file: Path, error: duckdb.Error) -> SetupError:
+    return SetupError(
+        f"{file} cannot be read as a history: {bounded(error, 200)}",
+        fix=f"Move {file} away and run: workflows history sync",
+    )
