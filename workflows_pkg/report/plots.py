@@ -54,14 +54,20 @@ def runs_over_time(con: Connection) -> go.Figure:
 
 
 def where_time_goes(con: Connection, *, most: int = 14) -> go.Figure:
-    """Seconds spent by each step in all runs: waiting to begin, starting, running, waiting between attempts."""
+    """Seconds in all runs: of whole runs before their first step, and of each step starting, running, waiting between attempts.
+
+    A step's own queue time is left out: it holds the time that the steps before it ran.
+    """
     title = "Where the time goes"
     found = frame(
         con,
-        f"""SELECT {_NAMED} AS workflow, step, sum(queue_time_s) AS "queue", sum(start_time_s) AS "start",
+        f"""SELECT {_NAMED} AS workflow, step, 0 AS "queue", sum(start_time_s) AS "start",
                    sum(run_time_s) AS "run", sum(retry_wait_s) AS "retry wait", count(DISTINCT run_id) AS runs,
                    count(*) AS attempts
-            FROM step_attempts WHERE outcome IS DISTINCT FROM 'skipped' GROUP BY 1, 2""",
+            FROM step_attempts WHERE outcome IS DISTINCT FROM 'skipped' GROUP BY 1, 2
+            UNION ALL
+            SELECT {_NAMED}, '(before its first step)', sum(queue_time_s), sum(start_time_s), 0, 0, count(*), count(*)
+            FROM runs GROUP BY 1""",
     )
     parts = list(TIME_PARTS)
     found[parts] = found[parts].astype(float).fillna(0.0)
