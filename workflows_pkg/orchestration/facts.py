@@ -1,0 +1,110 @@
+"""What do Dagster's rows of runs and ticks say in the words of history?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+
+import pyarrow as pa
+
+from workflows_pkg.errors import bounded
+from workflows_pkg.history.records import Tick
+from workflows_pkg.orchestration.sources import RunBody, TickRow
+
+_TRIGGERS: tuple[tuple[str, str, str | None], ...] = (
+    ("workflows/trial", "trial", "workflows/trial"),
+    ("dagster/parent_run_id", "retry", None),
+    ("dagster/backfill", "backfill", "dagster/backfill"),
+    ("dagster/schedule_name", "schedule", "dagster/schedule_name"),
+    ("dagster/sensor_name", "sensor", "dagster/sensor_name"),
+)
+"""Tag -> trigger and the tag with its name. The first that is there counts: a re-execution keeps the tags of the run it repeats."""
+
+_REASON_LENGTH = 500
+
+_FACTS = pa.schema(
+    [(name, pa.string()) for name in ("run_id", "source_id", "job_name", "status")]
+    + [("created_at", pa.timestamp("us", tz="UTC")), ("version", pa.int64())]
+    + [(name, pa.string()) for name in ("workflow", "digest", "trial_id", "partition_key", "trigger", "trigger_name")]
+    + [(name, pa.string()) for name in ("launched_by", "owner", "parent_run_id", "job_snapshot_id")]
+)
+
+
+def run_facts(source_id: str, bodies: Sequence[RunBody]) -> pa.Table:
+    """One row per run, as `history.derive` takes them. Runs whose time of creation cannot be read are left out."""
+    rows: list[dict[str, object]] = []
+    for body in bodies:
+        created = instant(body.created or "")
+        if created is None:
+            continue
+        tags = body.tags
+        trigger, name = _trigger(tags)
+        rows.append(
+            {
+                "run_id": body.run_id,
+                "source_id": source_id,
+                "job_name": body.job_name,
+                "status": body.status.lower(),
+                "created_at": created,
+                "version": _number(tags.get("workflows/version")),
+                "workflow": tags.get("workflows/workflow"),
+                "digest": tags.get("workflows/digest"),
+                "trial_id": tags.get("workflows/trial"),
+                "partition_key": tags.get("dagster/partition"),
+                "trigger": trigger,
+                "trigger_name": name,
+                "launched_by": tags.get("workflows/launched_by") or tags.get("user"),
+                "owner": tags.get("workflows/owner"),
+                "parent_run_id": tags.get("dagster/parent_run_id"),
+                "job_snapshot_id": body.snapshot_id,
+            }
+        )
+    return pa.Table.from_pylist(rows, schema=_FACTS)
+
+
+def tick_record(source_id: str, row: TickRow) -> Tick | None:
+    """The tick, None where its row cannot be read."""
+    try:
+        body = json.loads(row.body or "")
+    except ValueError:
+        return None
+    at = instant(row.at)
+    if at is None or not isinstance(body, dict):
+        return None
+    run_ids = [str(run_id) for run_id in body.get("run_ids") or []]
+    error = body.get("error") or {}
+    reason = body.get("skip_reason") or (error.get("message") if isinstance(error, dict) else None)
+    return Tick(
+        source_id=source_id,
+        tick_id=row.number,
+        name=str(body.get("job_name") or body.get("instigator_name") or "unknown"),
+        kind={"SCHEDULE": "schedule", "SENSOR": "sensor", "AUTO_MATERIALIZE": "automation"}.get(row.kind, "sensor"),
+        status=row.status.lower(),
+        at=at,
+        run_ids=json.dumps(run_ids) if run_ids else None,
+        reason=bounded(reason, _REASON_LENGTH) if reason else None,
+    )
+
+
+def instant(text: str) -> datetime | None:
+    """An instant as SQLite keeps it, UTC without saying so; None where it is none.
+
+    >>> instant("2026-01-02 03:04:05.678")
+    datetime.datetime(2026, 1, 2, 3, 4, 5, 678000, tzinfo=datetime.UTC)
+    """
+    try:
+        return datetime.fromisoformat(text).replace(tzinfo=UTC)
+    except ValueError:
+        return None
+
+
+def _trigger(tags: Mapping[str, str]) -> tuple[str, str | None]:
+    for tag, trigger, name in _TRIGGERS:
+        if tag in tags:
+            return trigger, tags.get(name) if name else None
+    return "manual", None
+
+
+def _number(text: str | None) -> int | None:
+    return int(text) if text is not None and text.isdecimal() else None

@@ -1,0 +1,56 @@
+"""Which Dagster instance is meant? Opens one by its folder, with the settings this project starts with."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+from contextlib import contextmanager
+from pathlib import Path
+
+import dagster as dg
+
+from workflows_pkg.errors import SetupError, bounded
+
+STARTING_SETTINGS = """\
+# Settings of a Dagster instance that serves this project: copy it into your DAGSTER_HOME and change what you like.
+# `make run` and `make ui` start a new instance with exactly these.
+telemetry: {enabled: false}
+# a run whose worker vanished is noticed, and none stays open for ever
+run_monitoring:
+  enabled: true
+  start_timeout_seconds: 180
+  cancel_timeout_seconds: 60
+  max_runtime_seconds: 7200
+  poll_interval_seconds: 10
+concurrency: {runs: {max_concurrent_runs: 2}}
+"""
+
+
+def create_instance(home: Path) -> None:
+    """Makes `home` an instance with the settings above; one that has settings keeps them."""
+    home.mkdir(parents=True, exist_ok=True)
+    settings = home / "dagster.yaml"
+    if not settings.exists():
+        settings.write_text(STARTING_SETTINGS)
+
+
+@contextmanager
+def open_instance(home: Path) -> Generator[dg.DagsterInstance]:
+    """The instance kept in `home`, whose settings are left as they are. Raises SetupError where it cannot be opened."""
+    home = home.resolve()
+    os.environ["DAGSTER_HOME"] = str(home)  # Dagster's own reading of a folder goes through the environment
+    try:
+        instance = dg.DagsterInstance.get()
+    except Exception as error:
+        raise SetupError(
+            f"The Dagster instance in {home} cannot be opened: {bounded(error, 300)}.", fix=f"Look at {home / 'dagster.yaml'}."
+        ) from error
+    with instance:
+        yield instance
+
+
+def daemon_states(instance: dg.DagsterInstance) -> dict[str, bool]:
+    """Daemon name -> whether its heartbeat is fresh; empty where none has ever run."""
+    names = instance.get_required_daemon_types()
+    states = instance.get_daemon_statuses(names)
+    return {name: bool(status.healthy) for name, status in states.items() if status.last_heartbeat is not None}
