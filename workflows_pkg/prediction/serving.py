@@ -38,6 +38,9 @@ _STEP = 0.015
 _FULL = 20
 """Own errors from which an interval rests on them alone: the 95 % quantile of fewer is their maximum."""
 _NEWEST = 200
+_REACH = math.log(10.0)
+"""While an interval rests on fewer than `_FULL` outcomes, its ends stay within a factor of ten of what the key has shown: the
+spread of other keys says little about this one's extremes, and "at most two days" for a run of seconds helps nobody."""
 _EQUAL = 1e-9
 """Values equal to an end of the interval lie inside, whatever a logarithm and its inverse round."""
 _DEFAULT_SCALE = 0.3
@@ -79,6 +82,8 @@ class _Key:
     tail_high: float = _TAIL
     interval_loss: np.ndarray = field(default_factory=lambda: np.zeros(2))
     interval_weight: float = 0.0
+    lowest: float = math.inf
+    highest: float = -math.inf
 
 
 def predictions(observations: Frame, floor: float = FLOOR) -> Frame:
@@ -113,6 +118,8 @@ def _serve(observations: Frame, table: Frame, floor: float) -> Frame:
         key = by_key.setdefault((keys[row], repeated[row]), _Key())
         everyone = commons[repeated[row]]
         if finishes:
+            if not math.isnan(truth[row]):
+                key.lowest, key.highest = min(key.lowest, truth[row]), max(key.highest, truth[row])
             if chosen[row] >= 0 and not math.isnan(truth[row]):
                 _learn(key, everyone, logs[row], truth[row], bounds[row, 1], conformal[row])
                 _compare(key, truth[row], conformal[row], history[row])
@@ -120,7 +127,8 @@ def _serve(observations: Frame, table: Frame, floor: float) -> Frame:
             chosen[row] = _choose(key, everyone, logs[row])
             middle = logs[row, chosen[row]]
             low, high = _offsets(key, everyone)
-            conformal[row] = middle + min(low, 0.0) - _EQUAL, middle + max(high, 0.0) + _EQUAL
+            ends = middle + min(low, 0.0) - _EQUAL, middle + max(high, 0.0) + _EQUAL
+            conformal[row] = _within_reach(key, middle, *ends)
             low, high = history[row] if _history_is_sharper(key, history[row]) else conformal[row]
             bounds[row] = min(low, middle), middle, max(high, middle)
     names = np.array([*CANDIDATES, None], dtype=object)
@@ -159,6 +167,12 @@ def _offsets(key: _Key, everyone: _All) -> tuple[float, float]:
     low = max(0, math.floor(tails.tail_low * (count + 1)) - 1)
     high = min(count - 1, math.ceil((1 - tails.tail_high) * (count + 1)) - 1)
     return float(own[low]), float(own[high])
+
+
+def _within_reach(key: _Key, middle: float, low: float, high: float) -> tuple[float, float]:
+    if len(key.residuals) >= _FULL or key.lowest > key.highest:
+        return low, high
+    return max(low, min(key.lowest, middle) - _REACH), min(high, max(key.highest, middle) + _REACH)
 
 
 def _scale(key: _Key, everyone: _All) -> float:

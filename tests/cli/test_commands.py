@@ -1,0 +1,157 @@
+"""The commands as a user types them, on a project that is theirs."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from workflows_pkg.release.versions import VersionStore
+from workflows_pkg.spec.loader import load
+from workflows_pkg.steps.discovery import discover
+
+pytestmark = pytest.mark.usefixtures("project")
+Call = Callable[..., Any]
+
+
+def test_from_a_new_file_to_a_forecast(project: Path, workflows: Call) -> None:
+    assert workflows("new", "sums").code == 0
+    assert "1 workflow ok" in workflows("check").out
+    for _ in range(3):
+        ran = workflows("run", "sums")
+        assert ran.code == 0
+        assert ran.out.startswith("success  sums")
+        assert "total  done" in ran.err
+        assert "DEBUG" not in ran.err
+    assert "of 3 runs" in workflows("history", "sync").out
+    assert workflows("history", "sync").out.startswith("0 events")
+    runs = workflows("history", "runs", "--json").value
+    assert [run["outcome"] for run in runs] == ["success"] * 3
+    forecast = workflows("forecast", "--json").value
+    whole = [row for row in forecast if row["job_name"] == "sums" and row["step"] == "" and row["quantity"] == "run_time_s"]
+    assert len(whole) == 1
+    assert 0 < whole[0]["p05"] <= whole[0]["p50"] <= whole[0]["p95"]
+    assert "expected" in workflows("run", "sums").err
+    assert "no suggestion" in workflows("advise").out
+
+
+def test_a_failing_job_that_is_not_ours_ends_with_its_reason(workflows: Call) -> None:
+    ran = workflows("run", "theirs")
+    assert ran.code == 1
+    assert "shout  failed: ValueError: the moon is full" in ran.err
+    watched = workflows("watch", "--json")
+    assert watched.code == 1
+    assert watched.value["status"] == "FAILURE"
+
+
+def test_tags_and_partitions_reach_the_run(workflows: Call) -> None:
+    workflows("new", "days", "--template", "daily")
+    ran = workflows("run", "days", "--partition", "2025-03-01", "--tag", "asked_by=me", "--json")
+    assert ran.code == 0
+    assert ran.value["tags"]["asked_by"] == "me"
+    assert ran.value["tags"]["dagster/partition"] == "2025-03-01"
+    assert ran.value["tags"]["workflows/version"] == "1"
+
+
+def test_history_answers_sql_and_only_reads(workflows: Call) -> None:
+    workflows("new", "sums")
+    workflows("run", "sums")
+    workflows("history", "sync")
+    answer = workflows("history", "sql", "select step, outcome from step_attempts order by step", "--json")
+    assert {"step": "total", "outcome": "success"} in answer.value
+    refused = workflows("history", "sql", "delete from runs")
+    assert refused.code == 1
+    assert workflows("history", "sql", "selct 1").code == 1
+
+
+def test_report_is_one_html_file(project: Path, workflows: Call) -> None:
+    assert workflows("history", "report", "page.html").code == 0
+    assert "<html" in (project / "page.html").read_text()[:200]
+
+
+WRONG: dict[str, tuple[tuple[str, ...], str]] = {
+    "unknown workflow": (("run", "summs"), "Did you mean 'sums'?"),
+    "partition of an unpartitioned workflow": (("run", "sums", "--partition", "2025-01-01"), "Leave --partition out"),
+    "tag without a value": (("run", "sums", "--tag", "x"), "--tag KEY=VALUE"),
+    "unknown run": (("watch", "0000"), "There is no run '0000'"),
+    "home that is not there": (("run", "sums", "--home", "nowhere"), "does not exist"),
+    "path that is not there": (("check", "nowhere.yaml"), "There is no file or folder nowhere.yaml"),
+    "module that is not there": (("run", "sums", "--module", "no_such_module_here"), "no_such_module_here"),
+    "bad name": (("new", "Bad-Name"), "Bad-Name"),
+    "file that exists": (("new", "sums"), "exists already"),
+    "unknown suggestion": (("apply", "12345678"), "There is no suggestion"),
+    "apply without a name": (("apply",), "Name a SUGGESTION"),
+    "undo of the unknown": (("apply", "--undo", "summs"), "Did you mean 'sums'?"),
+    "advice for the unknown": (("advise", "summs"), "Did you mean 'sums'?"),
+    "forecast for the unknown": (("forecast", "summs"), "There is no forecast"),
+    "report into no folder": (("history", "report", "no/where/page.html"), "There is no folder"),
+    "unknown verb": (("fly",), "No such command"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_a_mistake_gets_one_clear_error(name: str, workflows: Call) -> None:
+    workflows("new", "sums")
+    VersionStore(Path(os.environ["DAGSTER_HOME"])).current(load(Path("workflows/sums.yaml"), discover().params()))
+    arguments, expected = WRONG[name]
+    answer = workflows(*arguments)
+    assert answer.code in (1, 2)
+    assert expected in answer.err
+
+
+def test_check_reports_every_bad_file_and_runs_the_others(project: Path, workflows: Call) -> None:
+    workflows("new", "sums")
+    (project / "workflows/bad.yaml").write_text("workflow: bad\nsteps:\n  a: {uses: data.sqll, with: {query: select 1}}\n")
+    (project / "workflows/worse.yaml").write_text("workflow: [\n")
+    answer = workflows("check")
+    assert answer.code == 1
+    assert "bad.yaml:3:" in answer.out
+    assert "data.sql" in answer.out
+    assert "worse.yaml:" in answer.out
+    assert "1 workflow ok, 2 problems" in answer.out
+    assert workflows("run", "sums").code == 0
+
+
+def test_doctor_names_what_is_wrong(project: Path, workflows: Call) -> None:
+    healthy = workflows("doctor", "--json")
+    assert healthy.code == 0
+    module = next(project.glob("project_of_somebody_*.py"))
+    module.write_text("import nothing_of_that_name\n")
+    sick = workflows("doctor", "--module", module.stem + "_other")
+    assert sick.code == 1
+    assert "PROBLEM  code location" in sick.out
+
+
+def test_every_answer_in_json_is_json(workflows: Call) -> None:
+    workflows("new", "sums", "--json")
+    for verb in (("check",), ("run", "sums"), ("watch",), ("history", "sync"), ("history", "runs"), ("history", "steps"),
+                 ("history", "failures"), ("forecast",), ("advise",), ("doctor",)):  # fmt: skip
+        answer = workflows(*verb, "--json")
+        json.loads(answer.out)
+
+
+def test_a_half_written_instance_is_told_and_left_alone(workflows: Call) -> None:
+    workflows("new", "sums")
+    workflows("run", "sums")
+    database = Path(os.environ["DAGSTER_HOME"]) / "history" / "runs.db"
+    database.write_bytes(database.read_bytes()[:100])
+    answer = workflows("history", "sync")
+    assert answer.code == 1
+    assert "runs.db" in answer.err
+
+
+def test_sync_does_not_wait_for_a_lock_of_dagster(workflows: Call) -> None:
+    workflows("new", "sums")
+    workflows("run", "sums")
+    database = sqlite3.connect(Path(os.environ["DAGSTER_HOME"]) / "history" / "runs.db", isolation_level=None)
+    database.execute("begin immediate")
+    try:
+        assert workflows("history", "sync").code == 0
+    finally:
+        database.execute("rollback")
+        database.close()

@@ -1,0 +1,105 @@
+"""The `history` commands: land Dagster's event log in DuckDB, and ask it questions."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import click
+
+from workflows_pkg.cli.output import answer, frame_text, home_option, interactive, json_option, note, resolve_home
+from workflows_pkg.errors import SetupError, bounded
+from workflows_pkg.history import questions
+from workflows_pkg.history.store import open_history, query
+from workflows_pkg.orchestration.events import sync_events
+
+
+@click.group()
+def history() -> None:
+    """What happened: land Dagster's event log in DuckDB, and ask it questions.
+
+    Any DuckDB client can open history.duckdb in the instance's folder while it grows.
+    """
+
+
+@history.command()
+@home_option
+@json_option
+def sync(home: Path | None, as_json: bool) -> None:
+    """Read what is new in the instance's event log; doing it twice changes nothing."""
+    folder = resolve_home(home)
+    last = 0.0
+
+    def progress(done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last > (0.2 if interactive() else 5) or done == total:
+            last = time.monotonic()
+            click.echo(
+                f"\r{done} of {total} runs" if interactive() else f"{done} of {total} runs", err=True, nl=not interactive()
+            )
+
+    result = sync_events(folder, folder, progress=progress)
+    if interactive():
+        note("")
+    text = f"{result.events} events of {result.runs} runs and {result.ticks} ticks in {result.seconds:.1f} s"
+    if result.quarantined:
+        text += f"; {result.quarantined} could not be read: workflows history sql 'select * from quarantine'"
+    answer(vars(result), as_json, text)
+
+
+@history.command()
+@click.option("--limit", default=20, show_default=True, type=click.IntRange(1, 10_000))
+@home_option
+@json_option
+def runs(limit: int, home: Path | None, as_json: bool) -> None:
+    """The newest runs: outcome, and seconds queued, starting, running."""
+    with open_history(resolve_home(home)) as connection:
+        frame = questions.recent_runs(connection, limit=limit)
+    answer(frame, as_json, lambda: frame_text(frame))
+
+
+@history.command()
+@click.option("--workflow", help="Only this workflow or job.")
+@home_option
+@json_option
+def steps(workflow: str | None, home: Path | None, as_json: bool) -> None:
+    """The slowest steps."""
+    with open_history(resolve_home(home)) as connection:
+        frame = questions.slowest_steps(connection, workflow=workflow)
+    answer(frame, as_json, lambda: frame_text(frame))
+
+
+@history.command()
+@home_option
+@json_option
+def failures(home: Path | None, as_json: bool) -> None:
+    """Failures by cause, and what retrying cost."""
+    with open_history(resolve_home(home)) as connection:
+        causes, retries = questions.failures_by_cause(connection), questions.retry_cost(connection)
+    answer({"causes": causes, "retries": retries}, as_json, lambda: f"{frame_text(causes)}\n\n{frame_text(retries)}")
+
+
+@history.command()
+@click.argument("question")
+@home_option
+@json_option
+def sql(question: str, home: Path | None, as_json: bool) -> None:
+    """Answer QUESTION, one SQL query over the tables of the data dictionary."""
+    with open_history(resolve_home(home)) as connection:
+        frame = query(connection, question)
+    answer(frame, as_json, lambda: frame_text(frame))
+
+
+@history.command()
+@click.argument("target", type=click.Path(dir_okay=False, path_type=Path))
+@home_option
+@json_option
+def report(target: Path, home: Path | None, as_json: bool) -> None:
+    """Write the HTML report, one file that needs nothing else, to TARGET."""
+    from workflows_pkg.report.page import write_report  # plotly takes a second to import; only this command needs it
+
+    if not target.parent.is_dir():
+        raise SetupError(f"There is no folder {bounded(target.parent)}.", fix="Make it, or write somewhere else.")
+    with open_history(resolve_home(home)) as connection:
+        write_report(connection, target)
+    answer({"file": target.resolve()}, as_json, f"wrote {target}")
