@@ -76,7 +76,7 @@ def test_report_is_one_html_file(project: Path, workflows: Call) -> None:
 
 WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     "unknown workflow": (("run", "summs"), "Did you mean 'sums'?"),
-    "partition of an unpartitioned workflow": (("run", "sums", "--partition", "2025-01-01"), "Leave --partition out"),
+    "partition of an unpartitioned workflow": (("run", "sums", "--partition", "2025-01-01"), "Leave the partition out"),
     "tag without a value": (("run", "sums", "--tag", "x"), "--tag KEY=VALUE"),
     "unknown run": (("watch", "0000"), "There is no run '0000'"),
     "home that is not there": (("run", "sums", "--home", "nowhere"), "does not exist"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,7 @@ def test_a_re_execution_from_failure_reads_what_the_first_run_wrote_in_other_pro
     go = tmp_path / "go"
     monkeypatch.setenv("WORKFLOWS_SECRET_GO", str(go))
     monkeypatch.setenv("PYTHONPATH", str(project))
+    forkserver._forkserver._stop()  # one that an earlier test of this process has started has that test's environment
     repository = ReconstructableRepository.for_module("sample_location", "defs", working_directory=str(project))
     job = repository.get_reconstructable_job("resumed")
     first = dg.execute_job(job, instance=bench.instance)

@@ -7,9 +7,14 @@ import numpy as np
 import pytest
 
 from workflows_pkg.history.records import Suggestion
-from workflows_pkg.release.trial import FEWEST_PAIRS, Pair, interleaved, interval, ledger_entry, run_trial, verdict
+from workflows_pkg.release.trial import FEWEST_PAIRS, Measured, Pair, interleaved, interval, ledger_entry, run_trial, verdict
 
 TRIALS = 1_500
+
+
+def paired(index, old, new):
+    """A pair of these values; None: that run failed and has none."""
+    return Pair(index, Measured(old, old is None), Measured(new, new is None))
 
 
 def simulated(generator, *, gain=0.0, noise=0.08, drift=0.0, pairs=12, order=interleaved):
@@ -20,7 +25,7 @@ def simulated(generator, *, gain=0.0, noise=0.08, drift=0.0, pairs=12, order=int
         slower = 1 + drift * place / len(arms)
         expected = 10 * slower * (1 - gain if arm == "candidate" else 1)
         values[arm].append(expected * generator.lognormal(0, noise))
-    return [Pair(index, old, new) for index, (old, new) in enumerate(zip(values["baseline"], values["candidate"], strict=True))]
+    return [paired(index, old, new) for index, (old, new) in enumerate(zip(values["baseline"], values["candidate"], strict=True))]
 
 
 def share_of_gains(decide, **how):
@@ -30,6 +35,12 @@ def share_of_gains(decide, **how):
 
 def by_rule(pairs):
     return verdict(pairs).name
+
+
+def test_runs_that_fail_either_way_are_compared_by_the_time_they_lost():
+    pairs = [Pair(index, Measured(3.0 + index % 2 * 0.1, True), Measured(1.0, True)) for index in range(12)]
+    found = verdict(pairs)
+    assert (found.name, found.pairs, found.failures) == ("gain", 12, (12, 12))
 
 
 def test_runs_are_interleaved_abba():
@@ -42,7 +53,8 @@ def test_trial_runs_both_versions_on_each_input_in_that_order_with_the_same_surr
     def run(arm):
         def one(index):
             calls.append((arm, index))
-            return None if (arm, index) == ("candidate", 1) else float(index)
+            failed = (arm, index) == ("candidate", 1)
+            return Measured(None if failed else float(index), failed)
 
         return one
 
@@ -56,7 +68,7 @@ def test_trial_runs_both_versions_on_each_input_in_that_order_with_the_same_surr
         ("baseline", 2),
         ("candidate", 2),
     ]
-    assert pairs[1] == Pair(1, 1.0, None)
+    assert pairs[1] == paired(1, 1.0, None)
     assert (pairs[1].failures, pairs[1].difference, pairs[2].difference) == ((0, 1), None, 0.0)
 
 
@@ -73,7 +85,7 @@ def test_planted_gain_is_found_in_nine_of_ten_trials_and_under_drift():
 
 def test_control_an_unpaired_comparison_misses_the_same_gain_under_drift():
     def unpaired(pairs):
-        old, new = (np.array([getattr(pair, arm) for pair in pairs]) for arm in ("baseline", "candidate"))
+        old, new = (np.array([getattr(pair, arm).value for pair in pairs]) for arm in ("baseline", "candidate"))
         error = math.sqrt(old.var(ddof=1) / len(old) + new.var(ddof=1) / len(new))
         return "gain" if (new.mean() - old.mean()) / error < -2.07 else "not shown"
 
@@ -113,32 +125,32 @@ def test_same_pairs_give_the_same_verdict():
 
 
 def test_gain_needs_no_more_failures_than_before():
-    pairs = [Pair(index, 10.0 + index % 3, 8.0 + index % 3) for index in range(11)]
-    assert verdict([*pairs, Pair(11, 10.0, 8.0)]).name == "gain"
-    worse = verdict([*pairs, Pair(11, 10.0, None)])
+    pairs = [paired(index, 10.0 + index % 3, 8.0 + index % 3) for index in range(11)]
+    assert verdict([*pairs, paired(11, 10.0, 8.0)]).name == "gain"
+    worse = verdict([*pairs, paired(11, 10.0, None)])
     assert (worse.name, worse.failures, worse.pairs) == ("not shown", (0, 1), 11)
     assert "1 runs failed against 0" in worse.reason
-    assert verdict([*pairs, Pair(11, None, None)]).name == "gain"
+    assert verdict([*pairs, paired(11, None, None)]).name == "gain"
 
 
 def test_no_gain_means_that_every_gain_worth_having_is_excluded():
-    equal = [Pair(index, 10.0, 10.0 + (-1) ** index * 0.1) for index in range(12)]
+    equal = [paired(index, 10.0, 10.0 + (-1) ** index * 0.1) for index in range(12)]
     assert verdict(equal).name == "no gain"
     assert verdict(equal).smallest_worth == pytest.approx(0.5)
-    noisy = [Pair(index, 10.0, 10.0 + (-1) ** index * 4) for index in range(12)]
+    noisy = [paired(index, 10.0, 10.0 + (-1) ** index * 4) for index in range(12)]
     assert verdict(noisy).name == "not shown"
     assert verdict(noisy, smallest_worth=5.0).name == "no gain"
 
 
 def test_slower_version_is_no_gain():
-    assert verdict([Pair(index, 10.0, 12.0 + index % 2) for index in range(12)]).name == "no gain"
+    assert verdict([paired(index, 10.0, 12.0 + index % 2) for index in range(12)]).name == "no gain"
 
 
 def test_too_few_complete_pairs_show_nothing_however_clear_they_look():
-    few = [Pair(index, 10.0, 5.0) for index in range(FEWEST_PAIRS - 1)]
+    few = [paired(index, 10.0, 5.0) for index in range(FEWEST_PAIRS - 1)]
     assert verdict(few).name == "not shown"
-    assert verdict([*few, Pair(9, 10.0, 5.0)]).name == "gain"
-    nothing = verdict([Pair(0, None, None)])
+    assert verdict([*few, paired(9, 10.0, 5.0)]).name == "gain"
+    nothing = verdict([paired(0, None, None)])
     assert (nothing.name, nothing.pairs, nothing.failures) == ("not shown", 0, (1, 1))
     assert math.isnan(nothing.mean)
     assert verdict([]).name == "not shown"
@@ -162,7 +174,7 @@ def test_ledger_sets_the_prediction_beside_what_came_of_it():
         effect_high=-1.0,
         created_at=now,
     )
-    found = verdict([Pair(index, 10.0, 8.5 + 0.1 * (index % 2)) for index in range(12)], predicted=suggestion.effect)
+    found = verdict([paired(index, 10.0, 8.5 + 0.1 * (index % 2)) for index in range(12)], predicted=suggestion.effect)
     entry = ledger_entry(suggestion, found, trial_id="t-1", version=4, decided_at=now)
     assert (entry.baseline_version, entry.version, entry.pairs, entry.verdict) == (3, 4, 12, "gain")
     assert (entry.predicted, entry.predicted_low, entry.predicted_high) == (-2.0, -3.0, -1.0)

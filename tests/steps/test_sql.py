@@ -217,7 +217,7 @@ def test_the_memory_limit_is_a_limit_and_nothing_is_spilled(query, tmp_path, mon
 def test_a_plain_connection_spills_instead(tmp_path, monkeypatch):
     """The control: DuckDB as it comes moves the same sort to the disk, and the limit stops nothing."""
     monkeypatch.chdir(tmp_path)
-    plain = duckdb.connect(config={"memory_limit": "64MB", "threads": "2"})
+    plain = duckdb.connect(config={"memory_limit": "100MB", "threads": "1"})
     plain.execute(
         "create temp table t as select hash(range) as h, range::varchar || repeat('x', 50) as t from range(3000000) order by h"
     )

@@ -24,7 +24,9 @@ from workflows_pkg.workbench.learning import has_news, learn, record_versions, r
 @click.command()
 @click.argument("job", required=False)
 @click.option("--train/--no-train", "training", default=True, help="Learn from what is new first.")
-@click.option("--compare", is_flag=True, help="Show the error beside every simple rule's on the same attempts, replayed in order.")
+@click.option(
+    "--compare", is_flag=True, help="Show the error beside every simple rule's on the same attempts, replayed in order."
+)
 @home_option
 @json_option
 def forecast(job: str | None, training: bool, compare: bool, home: Path | None, as_json: bool) -> None:

@@ -178,7 +178,7 @@ def failures_by_cause(con: duckdb.DuckDBPyConnection, workflow: str | None = Non
             count(*) as failures, count(*) filter (where not will_retry) as final,
             max(ended_at) as last_at, arg_max(error_message, ended_at) as last_message
         from step_attempts where {where} and outcome = 'failure'
-        group by all order by failures desc, workflow, step
+        group by all order by failures desc, workflow, step, failure_cause, error_class
         """,
         values,
     )

@@ -90,8 +90,8 @@ def tick_record(source_id: str, row: TickRow) -> Tick | None:
 def instant(text: str) -> datetime | None:
     """An instant as SQLite keeps it, UTC without saying so; None where it is none.
 
-    >>> instant("2026-01-02 03:04:05.678")
-    datetime.datetime(2026, 1, 2, 3, 4, 5, 678000, tzinfo=datetime.UTC)
+    >>> str(instant("2026-01-02 03:04:05.678"))
+    '2026-01-02 03:04:05.678000+00:00'
     """
     try:
         return datetime.fromisoformat(text).replace(tzinfo=UTC)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from dagster._core.workspace.load_target import WorkspaceFileTarget
 
 from workflows_pkg.errors import NotFound, SetupError, WorkflowsError, bounded
 from workflows_pkg.orchestration.compiled import CompiledWorkflow, definitions
-from workflows_pkg.orchestration.partitions import PARTITION_TAG
+from workflows_pkg.orchestration.partitions import PARTITION_TAG, check_partition
 
 _LOOK_EVERY_S = 0.1
 
@@ -35,7 +35,7 @@ def run_in_process(
     """
     job = definitions([compiled]).resolve_job_def(compiled.name)
     keys = None if job.partitions_def is None else job.partitions_def.get_partition_keys()
-    _check_partition(compiled.name, keys, partition_key)
+    check_partition(compiled.name, keys, partition_key)
     result = job.execute_in_process(instance=instance, partition_key=partition_key, tags=dict(tags or {}), raise_on_error=False)
     return result.run_id
 
@@ -68,7 +68,7 @@ def submit(
             raise NotFound("job", job, known)
         remote = location.get_job(JobSubsetSelector(location.name, repository.name, job, None))
         slices = next((each for each in repository.get_partition_sets() if each.job_name == job), None)
-        _check_partition(job, None if slices is None else slices.get_partition_names(instance), partition)
+        check_partition(job, None if slices is None else slices.get_partition_names(instance), partition)
         plan = location.get_execution_plan(remote, {}, step_keys_to_execute=None, known_state=None, instance=instance)
         run = instance.create_run(
             job_name=job,
@@ -105,17 +105,3 @@ def wait_until_ended(instance: dg.DagsterInstance, run_id: str, within_s: float)
             state = "unknown" if run is None else run.status.value
             raise WorkflowsError(f"The run {run_id} has not ended within {within_s:g} s; it is {state}.")
         time.sleep(_LOOK_EVERY_S)
-
-
-def _check_partition(job: str, keys: Sequence[str] | None, partition: str | None) -> None:
-    if keys is None:
-        if partition is not None:
-            raise SetupError(
-                f"'{job}' has no partitions, so '{bounded(partition)}' cannot be run.", fix="Leave the partition out."
-            )
-    elif partition is None:
-        raise SetupError(f"'{job}' is run one partition at a time.", fix=f"Give one, such as {keys[-1]}." if keys else "")
-    elif partition not in keys:
-        raise SetupError(
-            f"'{job}' has no partition '{bounded(partition)}'.", fix=f"They go from {keys[0]} to {keys[-1]}." if keys else ""
-        )

@@ -19,6 +19,7 @@ from dagster._core.definitions.reconstruct import repository_def_from_target_def
 from dagster._core.workspace.autodiscovery import loadable_targets_from_python_module
 
 from workflows_pkg.errors import NotFound, SetupError, WorkflowsError, bounded
+from workflows_pkg.orchestration.partitions import check_partition
 
 
 @dataclass(frozen=True)
@@ -94,17 +95,8 @@ def execute(
     """Runs a job in this process under the given run id; whether it succeeded. Raises SetupError for a wrong partition."""
     definition = location.job(job)
     known = definition.partitions_def
-    if known is None and partition is not None:
-        raise SetupError(f"'{job}' has no partitions, so '{bounded(partition)}' cannot be run.", fix="Leave --partition out.")
-    if known is not None:
-        keys = known.get_partition_keys(dynamic_partitions_store=instance)
-        if partition is None:
-            raise SetupError(f"'{job}' is run one partition at a time.", fix=f"Add --partition, such as {_example(keys)}.")
-        if partition not in keys:
-            raise SetupError(
-                f"'{job}' has no partition '{bounded(partition)}'.",
-                fix=f"They go from {keys[0]} to {keys[-1]}." if keys else "It has none yet.",
-            )
+    keys = None if known is None else known.get_partition_keys(dynamic_partitions_store=instance)
+    check_partition(job, keys, partition)
     result = definition.execute_in_process(
         instance=instance,
         run_id=run_id,
@@ -121,11 +113,6 @@ def without_console(job: dg.JobDefinition) -> dict[str, Any]:
     if dict(job.loggers).keys() - {"console"}:
         return {}  # the job has loggers of its own, which may want configuration we do not know
     return {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}}
-
-
-def _example(keys: object) -> str:
-    listed = list(keys) if isinstance(keys, (list, tuple)) else []
-    return str(listed[-1]) if listed else "2013-01-01"
 
 
 def _innermost(error: BaseException) -> BaseException:

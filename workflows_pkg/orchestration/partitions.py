@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, time
 
 import dagster as dg
 
+from workflows_pkg.errors import SetupError, bounded
 from workflows_pkg.spec.model import Partitions, Window
 from workflows_pkg.steps.contract import PartitionSlice
 
@@ -39,3 +41,18 @@ def _midnight(window: Window) -> datetime:
 
 def _end(window: Window) -> datetime | None:
     return None if window.end is None else datetime.combine(window.end, time())
+
+
+def check_partition(job: str, keys: Sequence[str] | None, partition: str | None) -> None:
+    """Raises SetupError unless `partition` is one of `keys`, or both are None: the job has no partitions."""
+    if keys is None:
+        if partition is not None:
+            raise SetupError(
+                f"'{job}' has no partitions, so '{bounded(partition)}' cannot be run.", fix="Leave the partition out."
+            )
+    elif partition is None:
+        raise SetupError(f"'{job}' is run one partition at a time.", fix=f"Give one, such as {keys[-1]}." if keys else "")
+    elif partition not in keys:
+        raise SetupError(
+            f"'{job}' has no partition '{bounded(partition)}'.", fix=f"They go from {keys[0]} to {keys[-1]}." if keys else ""
+        )

@@ -46,22 +46,34 @@ CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True)
+class Measured:
+    """What one run gave: the compared value, None where it has none, and whether the run failed.
+
+    A failed run can have a value, such as the time its attempts took.
+    """
+
+    value: float | None
+    failed: bool = False
+
+
+@dataclass(frozen=True)
 class Pair:
-    """One run of each version, one right after the other; None: that run failed, so there is nothing to compare."""
+    """One run of each version, one right after the other."""
 
     index: int
-    baseline: float | None
-    candidate: float | None
+    baseline: Measured
+    candidate: Measured
 
     @property
     def failures(self) -> tuple[int, int]:
         """Failed runs of the baseline and of the candidate: 0 or 1 each."""
-        return int(self.baseline is None), int(self.candidate is None)
+        return int(self.baseline.failed), int(self.candidate.failed)
 
     @property
     def difference(self) -> float | None:
-        """New minus old; None where one of the two failed."""
-        return None if self.baseline is None or self.candidate is None else self.candidate - self.baseline
+        """New minus old; None where one of the two has no value."""
+        old, new = self.baseline.value, self.candidate.value
+        return None if old is None or new is None else new - old
 
 
 @dataclass(frozen=True)
@@ -94,19 +106,18 @@ def interleaved(pairs: int) -> list[Arm]:
 
 
 def run_trial(
-    run_baseline: Callable[[int], float | None],
-    run_candidate: Callable[[int], float | None],
+    run_baseline: Callable[[int], Measured],
+    run_candidate: Callable[[int], Measured],
     pairs: int = PAIRS,
     before_each: Callable[[], None] = lambda: None,
 ) -> list[Pair]:
     """Runs both versions `pairs` times in the interleaved order.
 
-    The callables get the number of the pair, so that both arms can be given the same input, and return the compared value,
-    None for a failed run. `before_each` puts the surroundings into the same state before every run.
+    The callables get the number of the pair, so that both arms can be given the same input. `before_each` puts the surroundings into the same state before every run.
     """
     made: list[Pair] = []
     for index in range(pairs):
-        values: dict[Arm, float | None] = {}
+        values: dict[Arm, Measured] = {}
         for arm in _order(index):
             before_each()
             values[arm] = (run_baseline if arm == "baseline" else run_candidate)(index)
@@ -135,7 +146,7 @@ def interval(differences: Sequence[float]) -> tuple[float, float]:
 def verdict(pairs: Sequence[Pair], *, predicted: float | None = None, smallest_worth: float = 0.0) -> Verdict:
     """The conclusion by the rule above; a gain is worth having from 5 % of the old mean, or from `smallest_worth` if larger."""
     differences = [pair.difference for pair in pairs if pair.difference is not None]
-    old = [pair.baseline for pair in pairs if pair.baseline is not None and pair.candidate is not None]
+    old = [pair.baseline.value for pair in pairs if pair.baseline.value is not None and pair.candidate.value is not None]
     failures = sum(pair.failures[0] for pair in pairs), sum(pair.failures[1] for pair in pairs)
     count = len(differences)
     mean = float(np.mean(differences)) if differences else math.nan

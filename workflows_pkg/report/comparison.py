@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pandas as pd
 
-from workflows_pkg.history.questions import attempts
 from workflows_pkg.prediction.evaluation import SERVED, macro_mean, replay, scores
+from workflows_pkg.prediction.rows import Connection, attempts
 from workflows_pkg.prediction.rules import RULES
-from workflows_pkg.report.reading import Connection
 from workflows_pkg.report.tables import Column, count, share, text_table, words
 
 MOST_ATTEMPTS = 20_000
@@ -41,12 +40,12 @@ def comparison_table(found: pd.DataFrame, width: int = 100) -> str:
     ]
     rows = [
         [
-            "this forecast" if row.predictor == SERVED else words(str(row.predictor)),
-            count(row.row_count),
-            share(row.error_share),
-            share(row.weighted_error_share),
-            share(row.coverage_share),
+            "this forecast" if row["predictor"] == SERVED else words(str(row["predictor"])),
+            count(row["row_count"]),
+            share(row["error_share"]),
+            share(row["weighted_error_share"]),
+            share(row["coverage_share"]),
         ]
-        for row in found.itertuples()
+        for row in found.to_dict("records")
     ]
     return text_table(columns, rows, width=width, indent=2)

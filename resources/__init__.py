@@ -1,0 +1,1 @@
+"""What this repository's code location grants to its workflows, read from the environment."""
