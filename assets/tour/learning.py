@@ -55,7 +55,7 @@ def shown_forecasts(home: Path, console: Console) -> str:
         Column("9 in 10 between", figures=True),
         Column("from", figures=True),
         Column("error", figures=True),
-        Column("best simple rule", whole=True),
+        Column("best rule in hindsight", whole=True),
     ]
     return text_table(columns, [_line(row) for _, row in rows.iterrows()], width=console.width, indent=2)
 

@@ -48,7 +48,7 @@ def test_text_has_every_part_and_fits(con, width):
     for part in (
         "What ran",
         "Failed attempts by cause",
-        "best simple rule",
+        "best in hindsight",
         "Suggestions",
         "Ledger",
         "steps.departures.timeout: none -> 12s",

@@ -74,7 +74,7 @@ def step_durations(con: Connection, *, steps: int = 6) -> go.Figure:
 
 def forecast_errors(con: Connection, *, most: int = 18) -> go.Figure:
     """The newest forecasts' error in replay beside that of the best simple rule on the same rows."""
-    title = "Forecast error beside the best simple rule"
+    title = "Forecast error beside the simple rule that was best in hindsight"
     found = frame(
         con,
         f"""SELECT * FROM ({LATEST_FORECASTS}) WHERE error_share IS NOT NULL AND best_rule_error_share IS NOT NULL
@@ -98,7 +98,7 @@ def forecast_errors(con: Connection, *, most: int = 18) -> go.Figure:
             line={"color": OURS if row.error_share <= row.best_rule_error_share else OUTCOMES["failure"], "width": 2},
         )  # fmt: skip
     drawn.add_scatter(
-        x=found["best_rule_error_share"], y=names, mode="markers", name="best simple rule",
+        x=found["best_rule_error_share"], y=names, mode="markers", name="best rule in hindsight",
         marker={"symbol": "diamond-open", "size": 10, "color": RULE, "line": {"width": 2}},
         hovertext=[f"{label(row.best_rule)}: {share(row.best_rule_error_share)}" for row in found.itertuples()],
         hovertemplate="%{hovertext}<extra></extra>",

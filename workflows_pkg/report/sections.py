@@ -73,7 +73,7 @@ def tiles(seen: Summary) -> str:
         (
             "error of run time forecasts",
             share(run_time.error_share if run_time else None),
-            f"best simple rule: {share(run_time.rule_error_share)}" if run_time else "too few outcomes yet",
+            f"rule best in hindsight: {share(run_time.rule_error_share)}" if run_time else "too few outcomes yet",
         ),
         ("open suggestions", count(len(seen.suggestions)), "with evidence, below"),
         (

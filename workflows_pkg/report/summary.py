@@ -135,7 +135,9 @@ def render_summary(summary: Summary, *, width: int = 100, colour: bool = False) 
     if summary.causes:
         parts.append(_heading("Failed attempts by cause", colour) + "\n" + _causes_table(summary.causes, width, colour))
     parts.append(
-        _heading("Forecasts beside the best simple rule (median error)", colour) + "\n" + _forecast_table(summary, width)
+        _heading("Forecasts beside the simple rule that was best in hindsight (median error)", colour)
+        + "\n"
+        + _forecast_table(summary, width)
     )
     parts.append(_heading("Suggestions", colour) + "\n" + _suggestions(summary.suggestions, width, colour))
     parts.append(
@@ -281,7 +283,7 @@ def _causes_table(causes: Sequence[Cause], width: int, colour: bool) -> str:
 def _forecast_table(summary: Summary, width: int) -> str:
     columns = [
         Column("of"), Column("quantity"), Column("forecasts", figures=True), Column("our error", figures=True),
-        Column("best simple rule", figures=True), Column("ours no worse", figures=True),
+        Column("best rule", figures=True), Column("ours no worse", figures=True),
     ]  # fmt: skip
     lines = [
         [
