@@ -20,7 +20,7 @@ from workflows_pkg.errors import WorkflowsError
 from workflows_pkg.history.records import Suggestion
 from workflows_pkg.history.store import open_history
 from workflows_pkg.orchestration.instance import create_instance, open_instance
-from workflows_pkg.release.apply import apply
+from workflows_pkg.release.apply import apply, undo
 from workflows_pkg.release.versions import VersionStore
 from workflows_pkg.report.page import write_report
 
@@ -98,7 +98,11 @@ def improve(
         f"  {PAIRS} pairs of runs in the order old new, new old, …; both runs of a pair take the same partition and find the"
     )
     console.say("  weather service in the same state, as runs of the history met them. The backup rests meanwhile.")
-    verdict, entry = try_version(chosen, version, instance, home, around, console)
+    try:
+        verdict, entry = try_version(chosen, version, instance, home, around, console)
+    except BaseException:
+        undo(chosen.workflow, VersionStore(home))  # what was not judged must not stay active
+        raise
     land(home, console)
     outcome = decide(home, chosen, verdict, entry)
     console.say(shown_verdict(chosen, verdict, entry, console))

@@ -30,10 +30,18 @@ def shout():
 def theirs():
     shout()
 
+@dg.op(config_schema={"size": int})
+def needs_size(context):
+    pass
+
+@dg.job
+def with_config():
+    needs_size()
+
 @dg.definitions
 def defs():
     flows = workflow_definitions(Path(__file__).parent / "workflows", Allow(), Path(os.environ["DAGSTER_HOME"]))
-    return dg.Definitions.merge(flows, dg.Definitions(jobs=[theirs]))
+    return dg.Definitions.merge(flows, dg.Definitions(jobs=[theirs, with_config]))
 """
 
 

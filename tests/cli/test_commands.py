@@ -6,12 +6,17 @@ import json
 import os
 import sqlite3
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from workflows_pkg.history.records import Suggestion
+from workflows_pkg.history.store import writer
 from workflows_pkg.release.versions import VersionStore
+from workflows_pkg.spec.canonical import canonical_json
+from workflows_pkg.spec.difference import difference
 from workflows_pkg.spec.loader import load
 from workflows_pkg.steps.discovery import discover
 
@@ -67,11 +72,64 @@ def test_history_answers_sql_and_only_reads(workflows: Call) -> None:
     refused = workflows("history", "sql", "delete from runs")
     assert refused.code == 1
     assert workflows("history", "sql", "selct 1").code == 1
+    for question in ("", "select 1; select 2", "copy (select 1) to 'x.parquet'", "set threads = 1"):
+        refused = workflows("history", "sql", question)
+        assert refused.code == 1
+        assert "Expected one query" in refused.err
 
 
 def test_report_is_one_html_file(project: Path, workflows: Call) -> None:
     assert workflows("history", "report", "page.html").code == 0
     assert "<html" in (project / "page.html").read_text()[:200]
+
+
+def test_runs_that_land_late_are_learned_from_all_the_same(workflows: Call) -> None:
+    """A run that ended before the last training, but was landed after it, is news."""
+    workflows("new", "sums")
+    workflows("run", "sums")
+    workflows("history", "sync")
+    workflows("run", "sums")
+    workflows("forecast")
+    workflows("history", "sync")
+    rows = [row for row in workflows("forecast", "--json").value if row["step"] == "" and row["quantity"] == "run_time_s"]
+    assert [row["sample_count"] for row in rows] == [2]
+
+
+def test_a_damaged_forecast_table_stops_no_run(workflows: Call) -> None:
+    workflows("new", "sums")
+    (Path(os.environ["DAGSTER_HOME"]) / "forecasts.json").write_text("{")
+    ran = workflows("run", "sums")
+    assert ran.code == 0
+    assert "no forecast: " in ran.err
+
+
+def test_a_suggestion_is_applied_undone_and_written_only_into_its_own_file(project: Path, workflows: Call) -> None:
+    workflows("new", "sums")
+    workflows("new", "others")
+    home = Path(os.environ["DAGSTER_HOME"])
+    file = project / "workflows/sums.yaml"
+    store = VersionStore(home)
+    base, number = store.current(load(file, discover().params()))
+    total = base.steps["total"]
+    changed = base.model_copy(
+        update={"steps": {**base.steps, "total": total.model_copy(update={"timeout": timedelta(seconds=9)})}}
+    )
+    text = canonical_json(changed)
+    change = json.dumps([vars(each) for each in difference(base, changed)], default=str)
+    suggestion = Suggestion(
+        suggestion_id="abcdef12", kind="timeout", workflow="sums", step="total", based_on=number, title="stop after 9s",
+        change=change, spec=text, evidence="{}", quantity="step_time_s", created_at=datetime.now(UTC),
+    )  # fmt: skip
+    with writer(home) as history:
+        history.upsert(Suggestion, [suggestion])
+    refused = workflows("apply", "abcd", "--write", project / "workflows/others.yaml")
+    assert refused.code == 1
+    assert "is not the file of sums" in refused.err
+    assert store.active("sums").number == 1
+    assert "runs version 2" in workflows("apply", "abcd").out
+    assert "timeout" not in file.read_text()
+    assert "runs version 1 again" in workflows("apply", "--undo", "sums").out
+    assert workflows("history", "sql", "select status from suggestions", "--json").value == [{"status": "undone"}]
 
 
 WRONG: dict[str, tuple[tuple[str, ...], str]] = {
@@ -90,6 +148,7 @@ WRONG: dict[str, tuple[tuple[str, ...], str]] = {
     "advice for the unknown": (("advise", "summs"), "Did you mean 'sums'?"),
     "forecast for the unknown": (("forecast", "summs"), "There is no forecast"),
     "report into no folder": (("history", "report", "no/where/page.html"), "There is no folder"),
+    "run config that only a file can give": (("run", "with_config"), "needs run config"),
     "unknown verb": (("fly",), "No such command"),
 }
 
@@ -120,6 +179,10 @@ def test_check_reports_every_bad_file_and_runs_the_others(project: Path, workflo
 def test_doctor_names_what_is_wrong(project: Path, workflows: Call) -> None:
     healthy = workflows("doctor", "--json")
     assert healthy.code == 0
+    (project / "workflows/bad.yaml").write_text("workflow: bad\nsteps: {}\n")
+    left_out = workflows("doctor")
+    assert left_out.code == 1
+    assert "PROBLEM  workflow file" in left_out.out
     module = next(project.glob("project_of_somebody_*.py"))
     module.write_text("import nothing_of_that_name\n")
     sick = workflows("doctor", "--module", module.stem + "_other")

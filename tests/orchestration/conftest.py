@@ -8,7 +8,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import dagster as dg
 import pytest
@@ -19,7 +19,7 @@ from workflows_pkg.orchestration.compiled import CompiledWorkflow
 from workflows_pkg.orchestration.launch import run_in_process
 from workflows_pkg.security.allow import Allow
 from workflows_pkg.spec.loader import load_value
-from workflows_pkg.steps.contract import StepContext, StepKind
+from workflows_pkg.steps.contract import StepContext, StepKind, TakesSecret
 from workflows_pkg.steps.discovery import StepKinds, discover
 
 PROJECT = Path(__file__).parent / "project"
@@ -30,8 +30,8 @@ class _Does(BaseModel):
 
     model_config = {"extra": "forbid", "hide_input_in_errors": True}
     function: str = Field(description="The test's function.")
-    value: Any = Field(None, description="What it is given.")
-    number: int = Field(0, description="A number it is given.")
+    value: Annotated[Any, TakesSecret()] = Field(None, description="What it is given.")
+    number: Annotated[int, TakesSecret()] = Field(0, description="A number it is given.")
 
 
 @dataclass

@@ -17,6 +17,13 @@ class Code:
     instead: str
 
 
+@dataclass(frozen=True)
+class Private:
+    """Marks a parameter that may hold a secret, as plugins do; the loader knows it by `takes_secret`."""
+
+    takes_secret: bool = True
+
+
 class Params(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
@@ -36,7 +43,7 @@ class ReadTable(Params):
 
 class Call(Params):
     call: Annotated[str, Code("pass values under arguments")] = Field(description="module:function")
-    arguments: dict[str, Any] = Field({}, description="Keyword arguments.")
+    arguments: Annotated[dict[str, Any], Private()] = Field({}, description="Keyword arguments.")
 
 
 class Header(Params):
@@ -45,8 +52,8 @@ class Header(Params):
 
 
 class Http(Params):
-    url: str = Field(description="https address.")
-    headers: list[Header] = Field([], description="Headers.")
+    url: Annotated[str, Private()] = Field(description="https address.")
+    headers: Annotated[list[Header], Private()] = Field([], description="Headers.")
     expect: int | list[int] = Field(200, description="Status codes that are taken for success.")
 
     @field_validator("url")

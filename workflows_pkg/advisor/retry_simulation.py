@@ -32,14 +32,16 @@ class Episodes:
     """Failures as the simulation sees them; arrays of one value per episode, times in seconds from the first failure's end.
 
     `recovery_s` and `chance` (0 to 1, for jitter) have one row per draw; infinite: it never recovered. `asked_s` is a wait
-    the other side asked for, which no policy undercuts.
+    the other side asked for, which no policy undercuts. `overhead_s` has a column per further attempt: what passes before it
+    beyond the wait. It is the episode's own, since one history mixes runs whose attempts share a process with runs that
+    start a process for each; a common figure would read the start of a process as slow recovery.
     """
 
     run: np.ndarray
     error_class: tuple[str, ...]
     retry_run_time_s: np.ndarray
     asked_s: np.ndarray
-    overhead_s: float
+    overhead_s: np.ndarray
     recovery_s: np.ndarray
     chance: np.ndarray
 
@@ -64,7 +66,6 @@ def prepare(found: Frame, run_ids: Sequence[str], now: Retry, version: int, draw
         recovery[:, number] = _within(
             curves.get(str(episode.error_class)), float(episode.low_s), float(episode.high_s), where[:, number]
         )
-    overhead = found["overhead_s"].dropna()
     longest = max(longest_wait_s(now, number) for number in range(1, now.attempts + 1))
     waits = found["longest_wait_s"].to_numpy(float)
     same_version = numbers(found["version"]).to_numpy(float) == version
@@ -75,7 +76,7 @@ def prepare(found: Frame, run_ids: Sequence[str], now: Retry, version: int, draw
         error_class=tuple(str(name) for name in found["error_class"]),
         retry_run_time_s=found["retry_run_time_s"].to_numpy(float),
         asked_s=asked,
-        overhead_s=float(overhead.median()) if len(overhead) else 0.0,
+        overhead_s=_overheads(found),
         recovery_s=recovery,
         chance=rng.uniform(size=(draws, len(found), MOST_ATTEMPTS)),
     )
@@ -93,7 +94,7 @@ def simulate(policy: Retry, episodes: Episodes, retried: frozenset[str]) -> dict
     outcomes = {1: Outcome(lost.copy(), ~done)}
     for number in range(1, MOST_ATTEMPTS):
         wait = np.maximum(_waits(policy, number, episodes.chance[:, :, number - 1]), episodes.asked_s)
-        begun = elapsed + wait + episodes.overhead_s
+        begun = elapsed + wait + episodes.overhead_s[:, number - 1]
         trying = ~done & matched
         succeeds = trying & (begun >= episodes.recovery_s)
         elapsed = np.where(trying, np.where(succeeds, begun, begun + episodes.retry_run_time_s), elapsed)
@@ -101,6 +102,17 @@ def simulate(policy: Retry, episodes: Episodes, retried: frozenset[str]) -> dict
         done = done | succeeds
         outcomes[number + 1] = Outcome(lost, ~done)
     return outcomes
+
+
+def _overheads(found: Frame) -> np.ndarray:
+    """Seconds before each further attempt beyond the wait: as recorded, then the episode's mean, then the median of all."""
+    known = found["overhead_s"].dropna()
+    mean = found["overhead_s"].fillna(float(known.median()) if len(known) else 0.0).to_numpy(float)
+    filled = np.repeat(mean[:, None], MOST_ATTEMPTS, axis=1)
+    for place, recorded in enumerate(found["overheads_s"]):
+        own = np.array(recorded[:MOST_ATTEMPTS], dtype=float)
+        filled[place, : len(own)] = np.where(np.isnan(own), mean[place], own)
+    return filled
 
 
 def _waits(policy: Retry, number: int, chance: np.ndarray) -> np.ndarray:

@@ -109,5 +109,7 @@ def _location(project: Path, module: str | None) -> Iterator[Finding]:
     try:
         location = load_location(project.resolve(), module)
         yield Finding("code location", "ok", f"{location.module}: {bounded(', '.join(location.job_names()), 200)}")
+        for problem in location.problems():
+            yield Finding("workflow file", "problem", f"left out: {problem}")
     except WorkflowsError as error:
         yield Finding("code location", "problem", error.message, error.fix)

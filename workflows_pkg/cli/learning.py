@@ -18,6 +18,8 @@ from workflows_pkg.release.apply import undo
 from workflows_pkg.release.versions import VersionStore
 from workflows_pkg.report.comparison import comparison_table, rule_comparison
 from workflows_pkg.report.tables import quantity, words
+from workflows_pkg.spec.loader import load
+from workflows_pkg.steps.discovery import discover
 from workflows_pkg.workbench.learning import has_news, learn, record_versions, refresh_suggestions
 
 
@@ -114,13 +116,18 @@ def apply(suggestion: str | None, write: Path | None, undone: str | None, home: 
     if undone is not None:
         if undone not in store.names():
             raise NotFound("workflow with a version", undone, store.names())
+        left = store.active(undone)
         active = undo(undone, store)
         with writer(folder) as history:
+            for one in read(history.con, Suggestion, "suggestion_id = ?", [left.suggestion_id]):
+                history.upsert(Suggestion, [one.model_copy(update={"status": "undone"})])
             record_versions(history, store)
         answer(_version_value(active), as_json, f"{undone} runs version {active.number} again ({active.reason})")
         return
     with writer(folder) as history:
         chosen = _find(history, str(suggestion))
+        if write is not None and load(write, discover().params()).workflow != chosen.workflow:
+            raise SetupError(f"{write} is not the file of {chosen.workflow}.", fix="Name the file that holds this workflow.")
         version = apply_suggestion(chosen, store)
         history.upsert(Suggestion, [chosen.model_copy(update={"status": "applied"})])
         record_versions(history, store)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 import traceback
@@ -73,6 +74,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def exit_code(arguments: list[str] | None = None) -> int:
     """Runs the command line; returns its exit code: 0 done, 1 it said what is wrong, 2 wrong usage, 70 a bug."""
+    os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "yes")  # nothing is reported to anybody unless the user asks for it
     try:
         ended = cli.main(args=arguments, prog_name="workflows", standalone_mode=False)
         return ended if isinstance(ended, int) else 0  # click turns its own Exit into a returned number

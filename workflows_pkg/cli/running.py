@@ -11,12 +11,12 @@ from pathlib import Path
 import click
 
 from workflows_pkg.cli.output import answer, home_option, json_option, note, project_option, resolve_home
-from workflows_pkg.errors import SetupError
+from workflows_pkg.errors import SetupError, WorkflowsError
 from workflows_pkg.orchestration.instance import open_instance
 from workflows_pkg.orchestration.location import execute, load_location
 from workflows_pkg.orchestration.progress import Follower, Moment, RunState, run_state
 from workflows_pkg.orchestration.services import serve
-from workflows_pkg.prediction.lookup import expected
+from workflows_pkg.prediction.lookup import Quantiles, expected
 from workflows_pkg.report.tables import duration
 
 _LOOK_EVERY_S = 0.5
@@ -47,7 +47,7 @@ def run(
     location = load_location(project.resolve(), module)
     run_id = str(uuid.uuid4())
     with open_instance(folder) as instance:
-        forecast = expected(folder, workflow)
+        forecast = _expected(folder, workflow)
         if forecast is not None and not as_json:
             note(f"expected {duration(forecast.p50)} (9 of 10 between {duration(forecast.p05)} and {duration(forecast.p95)})")
         ended = threading.Event()
@@ -102,6 +102,15 @@ def ui(port: int, home: Path | None, project: Path, module: str | None) -> None:
     serve(resolve_home(home), project.resolve(), module=module, port=port, say=note)
 
 
+def _expected(home: Path, job: str) -> Quantiles | None:
+    """The forecast run time; a table that cannot be read is told of and stops nothing."""
+    try:
+        return expected(home, job)
+    except WorkflowsError as error:
+        note(f"no forecast: {error}")
+        return None
+
+
 def _tag(text: str) -> tuple[str, str]:
     key, equals, value = text.partition("=")
     if not equals or not key:
@@ -150,7 +159,7 @@ def _took(state: RunState) -> str:
 
 
 def _left(home: Path, state: RunState) -> str:
-    forecast, gone = expected(home, state.job), _seconds(state)
+    forecast, gone = _expected(home, state.job), _seconds(state)
     if state.finished or forecast is None or gone is None:
         return ""
     return f"  about {duration(max(forecast.p50 - gone, 0))} left (at most {duration(max(forecast.p95 - gone, 0))} in 19 of 20 cases)"

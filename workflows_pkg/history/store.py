@@ -48,6 +48,9 @@ _INCOMING = "incoming_rows"
 _STORAGE_VERSION = "v1.5.0"
 """Format of the files, the oldest DuckDB we support: left to itself, DuckDB 2 writes one that 1.5 cannot read."""
 
+_READS = (duckdb.StatementType.SELECT, duckdb.StatementType.EXPLAIN)
+"""Kinds of statement a question may be; DESCRIBE and SHOW are SELECT to DuckDB."""
+
 _SLACK_BYTES = 64 * 2**20
 """A hot database with more than this, and more than half of it, free is written anew: every publish copies the free space
 too.
@@ -224,10 +227,16 @@ def open_history(home: Path) -> duckdb.DuckDBPyConnection:
 
 
 def query(con: duckdb.DuckDBPyConnection, sql: str, values: Sequence[object] = ()) -> pd.DataFrame:
-    """The answer to a person's own SQL; raises WorkflowsError with DuckDB's reason when it is not a query that can be
-    answered.
+    """The answer to a person's own SQL, one query that only reads; raises WorkflowsError with DuckDB's reason otherwise.
+
+    Anything but a query is refused before it runs: COPY could write into the folder of the sealed days, which a reader may
+    have the right to write.
     """
     try:
+        statements = duckdb.extract_statements(sql)
+        if len(statements) != 1 or statements[0].type not in _READS:
+            found = f"{len(statements)} statements" if len(statements) != 1 else statements[0].type.name
+            raise WorkflowsError(f"Expected one query, found {found}.", fix="Ask with SELECT; the history is only read.")
         return frame(con, sql, values)
     except duckdb.Error as error:
         raise WorkflowsError(

@@ -11,6 +11,9 @@ from workflows_pkg.errors import Problem, SpecError
 from workflows_pkg.orchestration.values import RESOURCE_KEY, step_values
 from workflows_pkg.spec.model import Workflow
 
+PROBLEMS = "workflows/problems"
+"""Metadata of the definitions: one line for each problem of a file that was left out."""
+
 
 @dataclass(frozen=True)
 class CompiledWorkflow:

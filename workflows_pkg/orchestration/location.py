@@ -1,7 +1,7 @@
 """Which code location stands in a project, and how is one of its jobs run in this process?
 
 Loading goes through Dagster's own discovery, so that every shape of code location works. That discovery is private to
-Dagster; this module is the only one that names it, and `tests/orchestration/test_location.py` fails when it moves.
+Dagster; this module is the only one that names it, and `tests/cli/test_commands.py` fails when it moves.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from dagster._core.definitions.reconstruct import repository_def_from_target_def
 from dagster._core.workspace.autodiscovery import loadable_targets_from_python_module
 
 from workflows_pkg.errors import NotFound, SetupError, WorkflowsError, bounded
+from workflows_pkg.orchestration.compiled import PROBLEMS
 from workflows_pkg.orchestration.partitions import check_partition
 
 
@@ -32,6 +33,11 @@ class Location:
     def job_names(self) -> tuple[str, ...]:
         """Names of the jobs, sorted, Dagster's implicit ones left out."""
         return tuple(sorted(name for name in self.repository.job_names if not name.startswith("__")))
+
+    def problems(self) -> tuple[str, ...]:
+        """Problems of workflow files that were left out, one line each, as `workbench.folder` keeps them."""
+        kept = (self.repository.metadata or {}).get(PROBLEMS)
+        return () if kept is None else tuple(str(kept.value).splitlines())
 
     def job(self, name: str) -> dg.JobDefinition:
         """The job of that name; raises NotFound with the nearest one."""
@@ -97,14 +103,20 @@ def execute(
     known = definition.partitions_def
     keys = None if known is None else known.get_partition_keys(dynamic_partitions_store=instance)
     check_partition(job, keys, partition)
-    result = definition.execute_in_process(
-        instance=instance,
-        run_id=run_id,
-        run_config=without_console(definition),
-        partition_key=partition,
-        tags=dict(tags),
-        raise_on_error=False,
-    )
+    try:
+        result = definition.execute_in_process(
+            instance=instance,
+            run_id=run_id,
+            run_config=without_console(definition),
+            partition_key=partition,
+            tags=dict(tags),
+            raise_on_error=False,
+        )
+    except dg.DagsterInvalidConfigError as error:
+        raise SetupError(
+            f"'{job}' needs run config, which this command cannot give: {bounded(error, 300)}.",
+            fix=f"Give the config defaults, or run it with: dagster job launch -j {job} -c CONFIG",
+        ) from error
     return result.success
 
 

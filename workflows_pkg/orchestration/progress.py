@@ -23,7 +23,6 @@ _WORDS = {
     "PIPELINE_CANCELED": "run canceled",
     "PIPELINE_ENQUEUED": "queued",
 }
-_ENDS = {"PIPELINE_SUCCESS", "PIPELINE_FAILURE", "PIPELINE_CANCELED"}
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,6 @@ class Moment:
     step: str | None
     what: str
     detail: str = ""
-    ends_run: bool = False
 
 
 @dataclass
@@ -111,5 +109,4 @@ def _moment(entry: dg.EventLogEntry) -> Moment | None:
         step,
         _WORDS[event.event_type_value],
         detail,
-        event.event_type_value in _ENDS,
     )

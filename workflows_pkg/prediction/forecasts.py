@@ -145,6 +145,7 @@ def _card(known_runs: Frame, known_attempts: Frame, moment: datetime, summary: d
         "as_of": moment.isoformat(),
         "data": {
             "runs": len(known_runs),
+            "ended_runs": int(known_runs["outcome"].notna().sum()),
             "attempts": len(known_attempts),
             "first": None if pd.isna(first) else first.isoformat(),
             "last": None if pd.isna(last) else last.isoformat(),

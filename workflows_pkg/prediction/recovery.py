@@ -31,7 +31,7 @@ _POINTS = 50
 """Moments a curve has at most; more would be finer than any use of it, and slow to find."""
 EPISODE_COLUMNS = (
     "run_id", "step_key", "step", "version", "error_class", "failure_cause", "failed_at", "low_s", "high_s",
-    "recovered", "tries", "retry_run_time_s", "longest_wait_s", "overhead_s", "lost_s",
+    "recovered", "tries", "retry_run_time_s", "longest_wait_s", "overhead_s", "overheads_s", "lost_s",
 )  # fmt: skip
 
 
@@ -42,8 +42,10 @@ def episodes(attempts: Frame) -> Frame:
     where none did): not recovered by then. `high_s`: start of the attempt that succeeded, infinite where none did.
     `tries`: attempts after the first failure that ended in success or failure. `retry_run_time_s`: mean run time of
     those that failed again, of the first failure where none did. `longest_wait_s`: longest recorded wait.
-    `overhead_s`: mean time between two attempts beyond the recorded wait. `lost_s`: until the successful attempt began, or
-    the last one ended. Class and cause are the first failure's.
+    `overheads_s`: per attempt tried again, the time before it beyond the recorded wait (NaN where none is recorded), in
+    order; `overhead_s`: their mean. It belongs to the episode: milliseconds where attempts share a process, seconds where
+    each has to start one. `lost_s`: until the successful attempt began, or the last one ended. Class and cause are the first
+    failure's.
     """
     if attempts.empty:
         return pd.DataFrame(columns=list(EPISODE_COLUMNS))
@@ -71,7 +73,9 @@ def _episode(tries: list) -> dict[str, object] | None:
         seen += 1
         begun = max(0.0, (attempt.started_at - first.ended_at).total_seconds())
         wait = getattr(before, "retry_wait_s", None)
-        if wait is not None and not pd.isna(wait):
+        if wait is None or pd.isna(wait):
+            overheads.append(math.nan)
+        else:
             waits.append(float(wait))
             overheads.append(max(0.0, (attempt.started_at - before.ended_at).total_seconds() - float(wait)))
         if attempt.outcome == "success":
@@ -89,8 +93,8 @@ def _episode(tries: list) -> dict[str, object] | None:
         "failure_cause": first.failure_cause if isinstance(first.failure_cause, str) else "unknown",
         "failed_at": first.ended_at, "low_s": low, "high_s": high, "recovered": math.isfinite(high), "tries": seen,
         "retry_run_time_s": float(np.mean(again)) if again else ran_first,
-        "longest_wait_s": max(waits, default=math.nan), "overhead_s": float(np.mean(overheads)) if overheads else math.nan,
-        "lost_s": lost,
+        "longest_wait_s": max(waits, default=math.nan), "overhead_s": float(np.nanmean(overheads)) if waits else math.nan,
+        "overheads_s": tuple(overheads), "lost_s": lost,
     }  # fmt: skip
 
 

@@ -2,8 +2,8 @@
 
 The rule, fixed before the first run, the first line that holds:
 
-    gain        the 95 % interval of the mean difference, new minus old, lies below zero, and no more runs failed
-    no gain     the interval excludes every gain worth having: it lies above minus the smallest worth
+    no gain     the 95 % interval of the mean difference, new minus old, excludes every gain worth having (5 % of the old mean)
+    gain        the interval lies below zero, and no more runs failed
     not shown   neither; more pairs may tell
 
 Pairs run in the order old new, new old, old new, …: a machine that grows slower, or faster, by the same amount from run to run
@@ -109,17 +109,15 @@ def run_trial(
     run_baseline: Callable[[int], Measured],
     run_candidate: Callable[[int], Measured],
     pairs: int = PAIRS,
-    before_each: Callable[[], None] = lambda: None,
 ) -> list[Pair]:
     """Runs both versions `pairs` times in the interleaved order.
 
-    The callables get the number of the pair, so that both arms can be given the same input. `before_each` puts the surroundings into the same state before every run.
+    The callables get the number of the pair, so that both arms can be given the same input and the same surroundings.
     """
     made: list[Pair] = []
     for index in range(pairs):
         values: dict[Arm, Measured] = {}
         for arm in _order(index):
-            before_each()
             values[arm] = (run_baseline if arm == "baseline" else run_candidate)(index)
         made.append(Pair(index, values["baseline"], values["candidate"]))
     return made
@@ -143,8 +141,8 @@ def interval(differences: Sequence[float]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def verdict(pairs: Sequence[Pair], *, predicted: float | None = None, smallest_worth: float = 0.0) -> Verdict:
-    """The conclusion by the rule above; a gain is worth having from 5 % of the old mean, or from `smallest_worth` if larger."""
+def verdict(pairs: Sequence[Pair], *, predicted: float | None = None) -> Verdict:
+    """The conclusion by the rule above; a gain is worth having from 5 % of the old mean."""
     differences = [pair.difference for pair in pairs if pair.difference is not None]
     old = [pair.baseline.value for pair in pairs if pair.baseline.value is not None and pair.candidate.value is not None]
     failures = sum(pair.failures[0] for pair in pairs), sum(pair.failures[1] for pair in pairs)
@@ -152,7 +150,7 @@ def verdict(pairs: Sequence[Pair], *, predicted: float | None = None, smallest_w
     mean = float(np.mean(differences)) if differences else math.nan
     low, high = interval(differences) if count > 1 else (math.nan, math.nan)
     baseline_mean = float(np.mean(old)) if old else math.nan
-    worth = max(WORTH_SHARE * abs(baseline_mean), smallest_worth) if old else smallest_worth
+    worth = WORTH_SHARE * abs(baseline_mean) if old else 0.0
     name, reason = _conclude(count, low, high, worth, failures)
     test = f"expanded percentile bootstrap of {count} paired differences, {RESAMPLES} resamples, 95 %"
     return Verdict(name, mean, low, high, count, test, reason, baseline_mean, worth, failures, predicted)
@@ -187,10 +185,10 @@ def _order(index: int) -> tuple[Arm, Arm]:
 def _conclude(count: int, low: float, high: float, worth: float, failures: tuple[int, int]) -> tuple[VerdictName, str]:
     if count < FEWEST_PAIRS:
         return "not shown", f"only {count} complete pairs; at least {FEWEST_PAIRS} are needed"
-    if high < 0 and failures[1] <= failures[0]:
-        return "gain", "the interval lies below zero and no more runs failed"
     if low > -worth:
         return "no gain", "the interval excludes every gain worth having"
+    if high < 0 and failures[1] <= failures[0]:
+        return "gain", "the interval lies below zero and no more runs failed"
     if high < 0:
         return (
             "not shown",

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+import types
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
-from typing import Annotated, Any, get_args, get_origin
+from typing import Annotated, Any, TypeGuard, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from workflows_pkg.errors import bounded, listing
+from workflows_pkg.spec.expressions import ExpressionError, Reference, embedded, parse, walk
 from workflows_pkg.spec.mistakes import MOST_MISTAKES, Mistake, Path, dotted, nearest
 from workflows_pkg.spec.wording import mistakes_of, value_at
 
@@ -60,6 +63,12 @@ def _step_mistakes(path: Path, step: object, kinds: Mapping[str, type[BaseModel]
                 refused.append((*at, key))
                 message = f"{dotted((*at, key))}: expected one secret, found a text that stands in the file."
                 yield Mistake((*at, key), message, f"Write {key}: ${{{{ secrets.NAME }}}} and give the secret to the instance.")
+    for inner, offset in _stray_secrets((), parameters, model):
+        if (*at, *inner) not in refused:
+            if inner[0] in _keys(model):  # else what is told of the key stays
+                refused.append((*at, *inner))
+            message = f"{dotted((*at, *inner))}: a secret is refused here, because what a step makes is kept in clear."
+            yield Mistake((*at, *inner), message, _takers(uses, model), offset=offset)
     try:
         model.model_validate(dict(parameters))
     except ValidationError as error:
@@ -112,6 +121,73 @@ def _advice_in(annotation: Any) -> str:
     if get_origin(annotation) is Annotated and (advice := _advice(get_args(annotation)[1:])):
         return advice
     return next((advice for part in get_args(annotation) if (advice := _advice_in(part))), "")
+
+
+def _stray_secrets(path: Path, value: Mapping[Any, Any], model: type[BaseModel]) -> Iterator[tuple[Path, int]]:
+    """Texts that read a secret outside the fields marked for it, each with the offset of the first such reference."""
+    fields = _keys(model)
+    for key, item in value.items():
+        field = fields.get(key)
+        if field is not None and _takes_secret(field):
+            continue
+        inner = (*path, str(key))
+        if field is not None and _is_model(field.annotation) and isinstance(item, Mapping):
+            yield from _stray_secrets(inner, item, field.annotation)
+            continue
+        for place in _expression_texts(inner, item):
+            offset = _secret_offset(str(value_at(item, place[len(inner) :])))
+            if offset is not None:
+                yield place, offset
+
+
+def _secret_offset(text: str) -> int | None:
+    """Where `text` first reads a secret, None where it does not; expressions that cannot be read are told of elsewhere."""
+    try:
+        parts = embedded(text)
+    except ExpressionError:
+        return None
+    for part in parts:
+        try:
+            nodes = list(walk(parse(text[part.start : part.end])))
+        except ExpressionError:
+            continue
+        for node in nodes:
+            if isinstance(node, Reference) and node.root == "secrets":
+                return part.start + node.offset
+    return None
+
+
+def _keys(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    """The fields of `model` by every key that stands for them."""
+    return {key: field for name, field in model.model_fields.items() for key in (field.alias or name, name)}
+
+
+def _is_model(annotation: Any) -> TypeGuard[type[BaseModel]]:
+    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
+
+
+def _takes_secret(field: FieldInfo) -> bool:
+    """Whether a secret may stand in `field`; the markers are known by their attributes `takes_secret` and `secret_only`."""
+
+    def marked(metadata: Iterable[object]) -> bool:
+        return any(getattr(item, "takes_secret", False) or getattr(item, "secret_only", False) for item in metadata)
+
+    def within(annotation: Any) -> bool:
+        origin, parts = get_origin(annotation), get_args(annotation)
+        if origin is Annotated:
+            return marked(parts[1:]) or within(parts[0])
+        return origin in (Union, types.UnionType) and any(within(part) for part in parts)
+
+    return marked(field.metadata) or within(field.annotation)
+
+
+def _takers(uses: str, model: type[BaseModel]) -> str:
+    takers = sorted(field.alias or name for name, field in model.model_fields.items() if _takes_secret(field))
+    return (
+        f"Parameters of {bounded(uses)} that take one: {', '.join(takers)}."
+        if takers
+        else f"No parameter of {bounded(uses)} takes one."
+    )
 
 
 def _expression_texts(path: Path, value: object) -> Iterator[Path]:

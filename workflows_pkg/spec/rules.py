@@ -221,6 +221,8 @@ def _reference(reference: Reference, place: _Place) -> tuple[str, str] | None:
         case "sensor" if place.workflow.get("sensor") is None:
             fix = "Add a sensor, such as: sensor: {file_arrival: {path: inbox/*.csv}}"
             return f"'{reference}' is read, but the workflow has no sensor.", fix
+        case "secrets" if place.condition:
+            return f"'{reference}' is read in a condition, and which steps ran is kept in clear.", "Compare something else."
         case "failure" if place.step is not None:
             return f"'{reference}' is read in a step.", "It is known in on_failure only."
         case _:

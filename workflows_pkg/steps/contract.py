@@ -51,6 +51,19 @@ class FromSecret:
 
 
 @dataclass(frozen=True)
+class TakesSecret:
+    """Marks a parameter in which `${{ secrets.name }}` may stand; in any other the loader refuses it.
+
+    `headers: Annotated[dict[str, str], TakesSecret()]`
+
+    For what goes out and does not come back: what a step returns is kept in clear.
+    """
+
+    takes_secret: bool = True
+    """What the loader looks for, as above."""
+
+
+@dataclass(frozen=True)
 class PartitionSlice:
     """The slice of one run: its Dagster key and the time it covers, start inclusive, end exclusive, zone-aware."""
 

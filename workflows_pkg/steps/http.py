@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from http.client import HTTPException
 from io import BytesIO
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 from urllib.parse import urljoin
 
 import pandas as pd
@@ -19,7 +19,7 @@ from pydantic import Field, field_validator
 from workflows_pkg.errors import DataProblem, PeerUnavailable, RateLimited, Refused, StepTimeout, bounded
 from workflows_pkg.security.addresses import Destination, Resolver, check_url, system_resolver
 from workflows_pkg.spec.durations import Duration, format_duration
-from workflows_pkg.steps.contract import Parameters, StepContext, StepKind, StepValue
+from workflows_pkg.steps.contract import Parameters, StepContext, StepKind, StepValue, TakesSecret
 from workflows_pkg.steps.transport import REDIRECTS, Answer, Cutoff, Request, send
 from workflows_pkg.steps.values import as_table, is_tabular, plain_json
 
@@ -47,11 +47,17 @@ _TOKEN = frozenset("!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyz")
 class Http(Parameters):
     """Parameters of the step kind `http`."""
 
-    url: str = Field(description="Address, with http or https. Private hosts need a grant of the code location.", max_length=4000)
+    url: Annotated[str, TakesSecret()] = Field(
+        description="Address, with http or https. Private hosts need a grant of the code location.", max_length=4000
+    )
     method: Literal["GET", "POST", "PUT", "DELETE", "HEAD"] = Field("GET", description="Request method.")
-    headers: dict[str, str] = Field(default_factory=dict, description="Request headers; credentials come from secrets.")
-    query: dict[str, str | int | float | bool] = Field(default_factory=dict, description="Parameters added to the URL.")
-    json_: Any = Field(None, alias="json", description="Body, sent as JSON.")
+    headers: Annotated[dict[str, str], TakesSecret()] = Field(
+        default_factory=dict, description="Request headers; credentials come from secrets."
+    )
+    query: Annotated[dict[str, str | int | float | bool], TakesSecret()] = Field(
+        default_factory=dict, description="Parameters added to the URL."
+    )
+    json_: Annotated[Any, TakesSecret()] = Field(None, alias="json", description="Body, sent as JSON.")
     timeout: Duration = Field(timedelta(seconds=30), description="Longest time from the name lookup to the last byte.")
     expect: list[int] | None = Field(None, description="Status codes that are a success; left out: 200 to 299.", min_length=1)
     as_: Literal["json", "text", "bytes", "table"] = Field(

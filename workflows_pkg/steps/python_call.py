@@ -7,13 +7,13 @@ import re
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from types import FunctionType, ModuleType
-from typing import Any
+from typing import Annotated, Any
 
 from pydantic import Field
 
 from workflows_pkg.errors import CodeProblem, Refused, bounded, suggestion
 from workflows_pkg.security.allow import Allow
-from workflows_pkg.steps.contract import Parameters, StepContext, StepKind, StepValue
+from workflows_pkg.steps.contract import Parameters, StepContext, StepKind, StepValue, TakesSecret
 from workflows_pkg.steps.values import step_value
 
 _CALL = re.compile(r"[A-Za-z]\w*(\.[A-Za-z]\w*)*:[A-Za-z]\w*", re.ASCII)
@@ -26,7 +26,10 @@ class PythonCall(Parameters):
         description="The function, as package.module:function. The code location says which modules may be called.",
         max_length=300,
     )
-    args: dict[str, Any] = Field(default_factory=dict, description="Keyword arguments of the function.")
+    args: Annotated[dict[str, Any], TakesSecret()] = Field(
+        default_factory=dict,
+        description="Keyword arguments of the function, which neither returns nor logs a secret that it is given.",
+    )
 
 
 def find_function(call: str, allow: Allow) -> Callable[..., object]:

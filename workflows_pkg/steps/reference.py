@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any, cast
 
-from workflows_pkg.steps.contract import FromSecret, Literally, StepKind
+from workflows_pkg.steps.contract import FromSecret, Literally, StepKind, TakesSecret
 from workflows_pkg.steps.discovery import BUILT_IN
 
 PAGE = Path("docs/reference/step-kinds.md")
@@ -40,6 +40,8 @@ def _kind(kind: StepKind[Any]) -> str:
                 remarks.append(f"Takes no `${{{{ … }}}}`: {mark.instead}.")
             if isinstance(mark, FromSecret):
                 remarks.append("Takes only `${{ secrets.… }}`.")
+            if isinstance(mark, TakesSecret):
+                remarks.append("Takes `${{ secrets.… }}`.")
         lines.append(f"| `{shown}` | {_type(properties[shown])} | {default} | {_cell(' '.join(remarks))} |")
     lines += ["", "```yaml", f"uses: {kind.name}", "with:", *_yaml(kind.example), "```", ""]
     return "\n".join(lines)

@@ -12,15 +12,12 @@ from workflows_pkg.advisor.suggestions import resolve_auto
 from workflows_pkg.errors import Problem, SpecError, WorkflowsError
 from workflows_pkg.history.store import open_history
 from workflows_pkg.orchestration.compile import compile_workflow
-from workflows_pkg.orchestration.compiled import CompiledWorkflow, clashes, definitions
+from workflows_pkg.orchestration.compiled import PROBLEMS, CompiledWorkflow, clashes, definitions
 from workflows_pkg.release.versions import VersionStore
 from workflows_pkg.security.allow import Allow
 from workflows_pkg.spec.loader import load_folder
 from workflows_pkg.spec.model import Workflow
 from workflows_pkg.steps.discovery import StepKinds, discover
-
-PROBLEMS = "workflows/problems"
-"""Metadata of the definitions: one line for each problem of a file that was left out."""
 
 _log = logging.getLogger("workflows")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -14,13 +15,16 @@ from workflows_pkg.prediction.lookup import FILE
 from workflows_pkg.release.versions import VersionStore
 from workflows_pkg.spec.model import Workflow
 
+CARD = "forecasts.card.json"
+"""What the predictors were trained on, in the instance's folder."""
+
 
 def learn(history: Writer, home: Path) -> list[Forecast]:
     """Trains on everything landed so far, keeps the forecasts, and publishes them for lookups, with the predictors' card."""
     forecasts, card = train_with_card(history.con, datetime.now(UTC))
     history.upsert(Forecast, forecasts)
     publish_table(forecasts, home / FILE)
-    publish_card(card, home / "forecasts.card.json")
+    publish_card(card, home / CARD)
     return forecasts
 
 
@@ -45,9 +49,11 @@ def record_versions(history: Writer, store: VersionStore) -> None:
 
 
 def has_news(home: Path) -> bool:
-    """Whether a run has ended since the last training."""
+    """Whether the history holds ended runs that the last training did not see, whenever they ended."""
+    try:
+        seen = int(json.loads((home / CARD).read_text())["data"]["ended_runs"])
+    except (OSError, ValueError, KeyError, TypeError):
+        seen = 0  # never trained, or the card cannot be read: training writes it again
     with open_history(home) as connection:
-        row = connection.execute(
-            "select (select max(ended_at) from runs) > coalesce((select max(as_of) from forecasts), '1970-01-01'::timestamptz)"
-        ).fetchone()
-    return bool(row and row[0])
+        row = connection.execute("select count(*) from runs where outcome is not null and trial_id is null").fetchone()
+    return bool(row and row[0] != seen)

@@ -7,9 +7,10 @@ from typing import Annotated, Any
 
 import duckdb
 import pandas as pd
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from workflows_pkg.errors import CodeProblem, Refused, bounded, suggestion
+from workflows_pkg.errors import CodeProblem, Refused, StepError, bounded, suggestion
+from workflows_pkg.spec.mistakes import UnfitError
 from workflows_pkg.steps.contract import Literally, Parameters, StepContext, StepKind, StepValue
 from workflows_pkg.steps.data.engine import closed_connection, duckdb_errors, lock, register, step_error
 from workflows_pkg.steps.values import as_table, is_tabular, kind_of
@@ -35,6 +36,20 @@ class Sql(Parameters):
     )
     threads: int | None = Field(None, description="Threads DuckDB uses; left out: one for each core.", ge=1, le=256)
 
+    @field_validator("query")
+    @classmethod
+    def _can_be_a_query(cls, query: str) -> str:
+        """Finds at loading what the text alone tells; tables, columns and types are known in the run only."""
+        connection = closed_connection(threads="1")
+        try:
+            with duckdb_errors("The query", lambda stop: None, connection):
+                _check_statement(connection, query)
+        except StepError as error:
+            raise UnfitError(error.message[:1].lower() + error.message[1:], error.fix) from None
+        finally:
+            connection.close()
+        return query
+
 
 def run(context: StepContext, params: Sql) -> StepValue:
     """The rows of the query as a table."""
@@ -44,7 +59,7 @@ def run(context: StepContext, params: Sql) -> StepValue:
     connection = closed_connection(**settings)
     try:
         with duckdb_errors("The query", context.on_stop, connection):
-            _check_statement(connection, params)
+            _check_names(_check_statement(connection, params.query), params)
             for step, value in context.inputs.items():
                 if is_tabular(value):
                     register(connection, step, as_table(value, step))
@@ -63,10 +78,10 @@ def _rows(connection: duckdb.DuckDBPyConnection, context: StepContext, params: S
         raise CodeProblem(f"The query: {bounded(str(error).splitlines()[0], 200)}", fix=_tables(context)) from error
 
 
-def _check_statement(connection: duckdb.DuckDBPyConnection, params: Sql) -> None:
-    """Refuses all but one SELECT over tables; raises CodeProblem where names of bound values do not match."""
+def _check_statement(connection: duckdb.DuckDBPyConnection, query: str) -> set[str]:
+    """Refuses all but one SELECT over tables, and raises CodeProblem where it is none; gives the names it wants bound."""
     try:
-        statements = connection.extract_statements(params.query)
+        statements = connection.extract_statements(query)
     except duckdb.ParserException as error:
         raise CodeProblem(f"The query is not valid SQL: {_syntax(str(error))}") from error
     if len(statements) != 1 or statements[0].type != duckdb.StatementType.SELECT:
@@ -77,7 +92,7 @@ def _check_statement(connection: duckdb.DuckDBPyConnection, params: Sql) -> None
             f"Expected one SELECT statement, found {' and '.join(kinds) or 'none'}.",
             fix="Write one SELECT; data.write_table keeps its result.",
         )
-    row = connection.execute("select json_serialize_sql($1)", [params.query]).fetchone()
+    row = connection.execute("select json_serialize_sql($1)", [query]).fetchone()
     tree = json.loads(row[0]) if row else {"error": True}
     if tree.get("error"):
         raise Refused("The query cannot be examined before it runs.", fix="Write it as one plain SELECT statement.")
@@ -86,7 +101,7 @@ def _check_statement(connection: duckdb.DuckDBPyConnection, params: Sql) -> None
             f"A query does not read from '{bounded(function)}'.",
             fix="It reads the tables of the steps it needs; data.read_table and http bring others in.",
         )
-    _check_names(statements[0].named_parameters, params)
+    return statements[0].named_parameters
 
 
 def _table_functions(tree: object) -> set[str]:
