@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -35,6 +35,8 @@ def history() -> Callable[..., duckdb.DuckDBPyConnection]:
 
     `delay_s` and `attempts` are the constant policy under which the history was made; an item may be a pair of that time
     and an error class. `hang_s` are run times of attempts that hung and were stopped by hand, in runs of their own.
+    `overhead_s` is what passes before each further attempt beyond the wait, by turns of the runs; `full_jitter` draws the waits
+    from 0 to `delay_s`.
     """
 
     def build(
@@ -47,11 +49,15 @@ def history() -> Callable[..., duckdb.DuckDBPyConnection]:
         hang_s: Iterable[float] = (),
         trial_id: str | None = None,
         version: int = 1,
+        overhead_s: Sequence[float] = (OVERHEAD_S,),
+        full_jitter: bool = False,
     ) -> duckdb.DuckDBPyConnection:
         rng = np.random.default_rng(seed)
         run_rows: list[dict[str, Any]] = []
         rows: list[dict[str, Any]] = []
+        waits = np.random.default_rng(seed + 1)
         for number, item in enumerate(runs):
+            overhead = overhead_s[number % len(overhead_s)]
             recovery, error = item if isinstance(item, tuple) else (item, "RateLimited")
             run_id, asked = f"r{number:04d}", START + timedelta(minutes=number)
             clock, failed_at, outcome = asked, None, "failure"
@@ -61,6 +67,7 @@ def history() -> Callable[..., duckdb.DuckDBPyConnection]:
                 took = took_s * float(rng.lognormal(0, 0.1)) if good else 0.01
                 ended = clock + timedelta(seconds=took)
                 again = not good and attempt < attempts
+                wait_s = delay_s * float(waits.uniform()) if full_jitter else delay_s
                 rows.append(
                     _row(
                         run_id,
@@ -71,13 +78,13 @@ def history() -> Callable[..., duckdb.DuckDBPyConnection]:
                         "success" if good else "failure",
                         error,
                         again,
-                        delay_s,
+                        wait_s,
                         trial_id,
                         version,
                     )
                 )
                 failed_at = failed_at or (None if good else ended)
-                clock = ended + timedelta(seconds=delay_s + OVERHEAD_S) if again else ended
+                clock = ended + timedelta(seconds=wait_s + overhead) if again else ended
                 if good:
                     outcome = "success"
                     break

@@ -47,7 +47,16 @@ def test_an_episode_brackets_the_recovery():
     assert (found["low_s"], found["high_s"]) == (2.0, 8.0)
     assert (found["tries"], found["recovered"], found["lost_s"]) == (2, True, 8.0)
     assert found["overhead_s"] == pytest.approx(0.1)
+    assert found["overheads_s"] == pytest.approx((0.1, 0.1))
     assert found["retry_run_time_s"] == 1.0
+
+
+def test_an_attempt_without_a_recorded_wait_keeps_its_place_among_the_overheads():
+    table = _attempts((0, 1, "failure"), (3, 4, "failure"), (9, 12, "success"))
+    table.loc[0, "retry_wait_s"] = math.nan
+    found = episodes(table).iloc[0]
+    assert found["overheads_s"] == pytest.approx((math.nan, 0.1), nan_ok=True)
+    assert found["overhead_s"] == pytest.approx(0.1)
 
 
 def test_giving_up_leaves_the_recovery_open():

@@ -10,10 +10,11 @@ import pandas as pd
 import pytest
 from pydantic import BaseModel, ConfigDict, Field
 
-from workflows_pkg.errors import DataProblem
+from workflows_pkg.errors import DataProblem, SpecError
 from workflows_pkg.security.allow import Allow
+from workflows_pkg.spec.loader import load_value
 from workflows_pkg.steps.conformance import check_run, check_step_kind
-from workflows_pkg.steps.contract import Parameters, StepKind
+from workflows_pkg.steps.contract import FromSecret, Parameters, StepKind, TakesSecret
 from workflows_pkg.steps.discovery import BUILT_IN
 from workflows_pkg.steps.reference import PAGE, step_reference
 
@@ -142,6 +143,31 @@ def test_breaches_of_a_run_are_seen(make_context, run, words):
     assert len(problems) == 1
     assert words in problems[0]
     assert check_run(replace(GOOD, run=raising(DataProblem("no"))), make_context(), {}) == []
+
+
+def test_secrets_are_taken_only_where_they_go_out_or_into_trusted_code():
+    taking = {
+        (kind.name, field.alias or name)
+        for kind in BUILT_IN
+        for name, field in kind.params.model_fields.items()
+        if any(isinstance(mark, FromSecret | TakesSecret) for mark in field.metadata)
+    }
+    sent = {("http", name) for name in ("url", "headers", "query", "json")}
+    assert taking == {*sent, ("python", "args"), ("communication.notify", "to")}
+
+
+@pytest.mark.parametrize("kind", BUILT_IN, ids=lambda kind: kind.name)
+def test_every_other_parameter_refuses_a_secret(kind):
+    for name, field in kind.params.model_fields.items():
+        key = field.alias or name
+        step = {"uses": kind.name, "with": {**kind.example, key: "${{ secrets.tok }}"}}
+        taking = any(isinstance(mark, FromSecret | TakesSecret) for mark in field.metadata)
+        try:
+            load_value({"workflow": "w", "steps": {"s": step}}, kinds={kind.name: kind.params})
+            refused = False
+        except SpecError as error:
+            refused = "refused here" in str(error)
+        assert refused is not taking, key
 
 
 def test_the_reference_is_fresh_and_complete():

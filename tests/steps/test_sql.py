@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import json
 import subprocess
 import sys
 import threading
@@ -13,7 +14,8 @@ import pandas as pd
 import pytest
 from pydantic import ValidationError
 
-from workflows_pkg.errors import CodeProblem, DataProblem, MemoryLimit, Refused, StepError, StepTimeout
+from workflows_pkg.errors import CodeProblem, DataProblem, MemoryLimit, Refused, SpecError, StepError, StepTimeout
+from workflows_pkg.spec.loader import load_text
 from workflows_pkg.steps.data.sql import Sql, run
 
 FLIGHTS = pd.DataFrame(
@@ -24,7 +26,9 @@ FLIGHTS = pd.DataFrame(
 @pytest.fixture
 def query(make_context):
     def query(text, inputs=None, **fields):
-        return run(make_context(inputs={"flights": FLIGHTS} if inputs is None else inputs), Sql(query=text, **fields))
+        # Past the model's own look at the query, so that what the run refuses by itself is seen.
+        params = Sql(query="select 1", **fields).model_copy(update={"query": text})
+        return run(make_context(inputs={"flights": FLIGHTS} if inputs is None else inputs), params)
 
     return query
 
@@ -182,6 +186,50 @@ def test_mistakes_are_named(query, text, params, error, message):
         query(text, params=params)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+FILE = "workflow: w\nsteps:\n  q:\n    uses: data.sql\n    with: {params: {t: '${{ run.id }}'}, query: %s}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("selec 1", 'the query is not valid SQL: syntax error at or near "selec" - LINE 1: selec 1'),
+        ("select * from\n  (select 1", "the query is not valid SQL: syntax error at end of input"),
+        ("", "expected at least 1 characters, found empty text."),
+        ("  ", "expected one SELECT statement, found none. Write one SELECT"),
+        ("-- later", "expected one SELECT statement, found none."),
+        ("select 1; drop table x", "expected one SELECT statement, found SELECT and DROP."),
+        ("select * from read_csv('x.csv')", "a query does not read from 'read_csv'."),
+        ("select " + "(" * 40_000, "the query is not valid SQL: memory exhausted"),
+    ],
+)
+def test_a_query_that_cannot_run_is_found_in_the_file(text, message):
+    with pytest.raises(SpecError) as caught:
+        load_text(FILE % json.dumps(text), file="w.yaml", kinds={"data.sql": Sql})
+    (line,) = str(caught.value).splitlines()
+    assert line.startswith(f"w.yaml:5:49: steps.q.with.query: {message}")
+    assert len(line) < 500
+
+
+def test_what_only_the_run_can_know_is_left_to_it():
+    """The control: unknown tables, columns and functions, and values that come later, do not make a file wrong."""
+    for text in ("select nosuch(a) from nowhere where b = $t", "select 1"):
+        assert load_text(FILE % json.dumps(text), file="w.yaml", kinds={"data.sql": Sql}).workflow == "w"
+
+
+def test_looking_at_queries_does_not_hold_up_loading():
+    started = time.monotonic()
+    for number in range(500):
+        Sql(query=f"select {number}")
+    assert time.monotonic() - started < 4  # a connection for each takes 8 s
+
+
+def test_a_secret_is_not_bound_because_the_result_is_kept_in_clear():
+    text = FILE.replace("run.id", "secrets.tok") % "select $t as t"
+    with pytest.raises(SpecError, match=r"w\.yaml:5:29: steps\.q\.with\.params\.t: a secret is refused here") as caught:
+        load_text(text, file="w.yaml", kinds={"data.sql": Sql})
+    assert len(caught.value.problems) == 1
 
 
 def test_an_input_that_is_no_table_is_named(query):

@@ -2,7 +2,7 @@
 
 Candidate policies are simulated over the failures that happened. The one that loses the least time is proposed; a failure
 for good counts as a whole rerun and the time until somebody starts it. Nothing is proposed where the evidence is thin, the
-gain small, or the interval includes no gain.
+gain small, the interval includes no gain, or the simulation of the policy in force does not reproduce what it really lost.
 
 The effect is on `step_time_s`: per run, from the start of the step's first attempt to the end of its last, waits included.
 Where a policy gives up before the trouble goes away, it is on `failure_share`: the share of runs the step fails for good.
@@ -10,8 +10,9 @@ Where a policy gives up before the trouble goes away, it is on `failure_share`: 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from itertools import product
 from typing import Any
@@ -23,7 +24,9 @@ from workflows_pkg.advisor.retry_simulation import (
     DRAWS,
     MOST_ATTEMPTS,
     SEED,
+    Calibration,
     Episodes,
+    calibrate,
     grown_s,
     longest_wait_s,
     names_of,
@@ -35,6 +38,8 @@ from workflows_pkg.prediction.recovery import ErrorClass, curve, episodes, error
 from workflows_pkg.prediction.rows import Frame, in_utc
 from workflows_pkg.spec.durations import format_duration
 from workflows_pkg.spec.model import Retry, Workflow
+
+_log = logging.getLogger(__name__)
 
 LEAST_EPISODES = 8
 """Episodes tried again below which waits and attempts are left alone."""
@@ -99,6 +104,13 @@ def retry_suggestion(
     rerun_s += NOTICE_S
     world = prepare(found, run_ids, current, number)
     seen_retried = {str(name) for name in found["error_class"]}
+    calibration = _calibration(current, world, seen_retried)
+    if calibration is not None and not calibration.reproduces:
+        _log.info(
+            "no retry policy is proposed for %s.%s: the policy in force lost %.3g s per failure, its simulation loses %.3g s",
+            workflow.workflow, step, calibration.observed_s, calibration.simulated_s,
+        )  # fmt: skip
+        return None
     now_policy = _simulated(current, world, len(run_ids), seen_retried)
     pruned = _without(current.on, hopeless, seen_retried)
     everything = len(found) >= LEAST_EPISODES
@@ -114,7 +126,7 @@ def retry_suggestion(
     return draft(
         kind="retry_policy", now=now, old=workflow, number=number, new=changed, step=step,
         title=_title(step, current, best.policy, hopeless), effect=effect,
-        evidence=_evidence(query, attempts, run_ids, found, classes, world, now_policy, best, rerun_s, step_time_s),
+        evidence=_evidence(query, attempts, run_ids, found, classes, world, calibration, now_policy, best, rerun_s, step_time_s),
     )  # fmt: skip
 
 
@@ -171,6 +183,11 @@ def _patience_s(policy: Retry, attempts: int) -> float:
 def _simulated(policy: Retry, world: Episodes, runs: int, seen: set[str]) -> _Simulated:
     outcome = simulate(policy, world, _retried(policy.on, seen, policy.on))[min(policy.attempts, MOST_ATTEMPTS)]
     return _Simulated(policy, _by_run(outcome.lost_s, world.run, runs), _by_run(outcome.failed, world.run, runs))
+
+
+def _calibration(current: Retry, world: Episodes, seen: set[str]) -> Calibration | None:
+    outcomes = simulate(current, world, _retried(current.on, seen, current.on))
+    return calibrate(outcomes[min(current.attempts, MOST_ATTEMPTS)], world)
 
 
 def _retried(on: tuple[str, ...], seen: set[str], current: tuple[str, ...]) -> frozenset[str]:
@@ -286,7 +303,7 @@ def _title(step: str, old: Retry, new: Retry, hopeless: list[ErrorClass]) -> str
 
 def _evidence(
     query: str, attempts: Frame, run_ids: list[str], found: Frame, classes: tuple[ErrorClass, ...], world: Episodes,
-    now_policy: _Simulated, best: _Simulated, rerun_s: float, step_time_s: float,
+    calibration: Calibration | None, now_policy: _Simulated, best: _Simulated, rerun_s: float, step_time_s: float,
 ) -> dict[str, Any]:  # fmt: skip
     shown = found.tail(_SHOWN)
     recoverable = found[~found["error_class"].isin([item.name for item in classes if item.hopeless])]
@@ -316,6 +333,8 @@ def _evidence(
             "seed": SEED,
             "draws": DRAWS,
             "overhead_s": float(np.median(world.overhead_s[:, 0])),
+            "longest_overhead_s": float(world.overhead_s.max()),
+            "calibration": None if calibration is None else asdict(calibration),
             "rerun_with_notice_s": rerun_s,
             "step_time_s": step_time_s,
             "now": _figures(now_policy, rerun_s),
@@ -324,7 +343,7 @@ def _evidence(
                 "trouble goes away after a time that does not depend on the attempts made",
                 "that time lies between the last failed attempt and the successful one, and is drawn from the recovery curve",
                 "hopeless classes never recover, other episodes without success recover as the curve's tail says",
-                "every further attempt takes as long to fail as it did; attempts are apart by the wait plus the same overhead",
+                "every further attempt takes as long to fail as it did; attempts are apart by the wait and the episode's own overhead",
                 "waits the other side asked for are kept",
             ],
         },

@@ -23,6 +23,10 @@ from workflows_pkg.spec.model import Retry
 MOST_ATTEMPTS = 10
 DRAWS = 100
 SEED = 20130101
+TOLERANCE = 0.15
+"""Share by which the simulated loss may miss the observed one."""
+CALIBRATED_FROM = 8
+"""Episodes under the policy in force from which the simulation is held against them; the mean of fewer is mostly chance."""
 _CLASS_CURVE_FROM = 5
 """Episodes of a class from which it has a recovery curve of its own; smaller ones share one."""
 
@@ -39,6 +43,8 @@ class Episodes:
 
     run: np.ndarray
     error_class: tuple[str, ...]
+    same_version: np.ndarray
+    observed_lost_s: np.ndarray
     retry_run_time_s: np.ndarray
     asked_s: np.ndarray
     overhead_s: np.ndarray
@@ -74,6 +80,8 @@ def prepare(found: Frame, run_ids: Sequence[str], now: Retry, version: int, draw
     return Episodes(
         run=np.array([place[run_id] for run_id in found["run_id"]], dtype=int),
         error_class=tuple(str(name) for name in found["error_class"]),
+        same_version=same_version,
+        observed_lost_s=found["lost_s"].to_numpy(float),
         retry_run_time_s=found["retry_run_time_s"].to_numpy(float),
         asked_s=asked,
         overhead_s=_overheads(found),
@@ -102,6 +110,38 @@ def simulate(policy: Retry, episodes: Episodes, retried: frozenset[str]) -> dict
         done = done | succeeds
         outcomes[number + 1] = Outcome(lost, ~done)
     return outcomes
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What the episodes under the policy in force lost, in seconds per episode, beside what the simulation of it says.
+
+    `low_s` and `high_s` hold 90 % of the draws: jitter alone moves the mean of few episodes.
+    """
+
+    episodes: int
+    observed_s: float
+    simulated_s: float
+    low_s: float
+    high_s: float
+
+    @property
+    def reproduces(self) -> bool:
+        """Within `TOLERANCE` or the spread of the draws; true as well where too few episodes could tell."""
+        near = abs(self.simulated_s - self.observed_s) <= TOLERANCE * self.observed_s
+        return self.episodes < CALIBRATED_FROM or near or self.low_s <= self.observed_s <= self.high_s
+
+
+def calibrate(current: Outcome, episodes: Episodes) -> Calibration | None:
+    """How well the outcome of the policy in force agrees with its own episodes; None where all are of other versions."""
+    own = episodes.same_version
+    if not own.any():
+        return None
+    simulated = current.lost_s[:, own].mean(axis=1)
+    low, high = np.quantile(simulated, [0.05, 0.95])
+    return Calibration(
+        int(own.sum()), float(episodes.observed_lost_s[own].mean()), float(simulated.mean()), float(low), float(high)
+    )
 
 
 def _overheads(found: Frame) -> np.ndarray:

@@ -12,7 +12,7 @@ import click
 
 from workflows_pkg.cli.output import answer, home_option, json_option, note, project_option, resolve_home
 from workflows_pkg.errors import SetupError, WorkflowsError
-from workflows_pkg.orchestration.instance import open_instance
+from workflows_pkg.orchestration.instance import create_instance, open_instance
 from workflows_pkg.orchestration.location import execute, load_location
 from workflows_pkg.orchestration.progress import Follower, Moment, RunState, run_state
 from workflows_pkg.orchestration.services import serve
@@ -98,7 +98,13 @@ def watch(run_id: str | None, once: bool, home: Path | None, as_json: bool) -> N
 @home_option
 @project_option
 def ui(port: int, home: Path | None, project: Path, module: str | None) -> None:
-    """Start the Dagster UI with its daemon and code server on the instance; Ctrl-C ends all of them."""
+    """Start the Dagster UI with its daemon and code server on the instance; Ctrl-C ends all of them.
+
+    A folder that is not there yet, or empty, becomes a new instance.
+    """
+    chosen = home or Path(".home")
+    if not chosen.exists() or not any(chosen.iterdir()):
+        create_instance(chosen)
     serve(resolve_home(home), project.resolve(), module=module, port=port, say=note)
 
 

@@ -15,6 +15,7 @@ STARTING_SETTINGS = """\
 # Settings of a Dagster instance that serves this project: copy it into your DAGSTER_HOME and change what you like.
 # `make run` and `make ui` start a new instance with exactly these.
 telemetry: {enabled: false}
+nux: {enabled: false}  # no sign-up dialog in the UI
 # a run whose worker vanished is noticed, and none stays open for ever
 run_monitoring:
   enabled: true
