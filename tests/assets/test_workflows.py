@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import dagster as dg
 import pandas as pd
 import pytest
 
+from assets.data import deliver_month
 from assets.neighbours.running import Neighbours, neighbours
 from assets.neighbours.weather_service import State
 from assets.tour.runs import WORKFLOWS, compiled_workflows
 from resources.settings import allowed
 from workflows_pkg.errors import MemoryLimit
+from workflows_pkg.orchestration.compiled import definitions
 from workflows_pkg.orchestration.instance import create_instance, open_instance
 from workflows_pkg.orchestration.launch import run_in_process
 from workflows_pkg.security.allow import Allow
@@ -143,3 +147,32 @@ def test_a_late_month_is_told_to_the_operators(home: Path, around: Neighbours) -
     (told,) = around.received()
     assert told["body"]["title"] == "Many late departures in the month of 2013-04-01"
     assert told["body"]["message"] == "0.2315 of 27662 departures were late."
+
+
+def test_the_schedule_asks_for_the_next_missing_day_and_the_sensor_for_each_delivery_once(home: Path, around: Neighbours) -> None:
+    """Real ticks of the example workflows; `tests/orchestration/test_services.py` has the daemon make them."""
+    compiled = compiled_workflows(home)
+    around.prepare(State(tokens=2.0, crawler_phase_s=0.0, crawler_waits=False))
+    with open_instance(home) as instance:
+        repository = definitions(list(compiled.values())).get_repository_def()
+        (schedule,) = compiled["flights_daily"].schedules
+        assert schedule.execution_timezone == "America/New_York"
+        for day in ("2013-01-01", "2013-01-02"):
+            now = datetime(2013, 3, 1, 6, tzinfo=ZoneInfo("America/New_York"))
+            with dg.build_schedule_context(instance, scheduled_execution_time=now, repository_def=repository) as context:
+                (asked,) = schedule.evaluate_tick(context).run_requests or []
+            assert asked.partition_key == day
+            run_id = run_in_process(compiled["flights_daily"], instance, asked.partition_key, asked.tags)
+            assert instance.get_run_by_id(run_id).is_success  # type: ignore[union-attr]
+
+        (sensor,) = compiled["delay_model"].sensors
+        delivered = deliver_month(home / "data", "2013-02")
+        aged = delivered.stat().st_mtime - 60
+        os.utime(delivered, (aged, aged))  # the sensor leaves a file alone that may still be written
+        with dg.build_sensor_context(instance, repository_def=repository) as context:
+            found = sensor.evaluate_tick(context)
+        (asked,) = found.run_requests or []
+        run_id = run_in_process(compiled["delay_model"], instance, None, asked.tags)
+        assert instance.get_run_by_id(run_id).is_success  # type: ignore[union-attr]
+        with dg.build_sensor_context(instance, cursor=found.cursor, repository_def=repository) as context:
+            assert not sensor.evaluate_tick(context).run_requests
