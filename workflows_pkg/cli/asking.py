@@ -13,6 +13,9 @@ from workflows_pkg.history import questions
 from workflows_pkg.history.store import open_history, query
 from workflows_pkg.orchestration.events import sync_events
 
+_SHOWN = ["run_id", "workflow", "partition_key", "trigger", "outcome", "created_at", "queue_time_s", "run_time_s", "cost_usd"]
+"""Columns of a run that fit a terminal; --json has all."""
+
 
 @click.group()
 def history() -> None:
@@ -55,7 +58,7 @@ def runs(limit: int, home: Path | None, as_json: bool) -> None:
     """The newest runs: outcome, and seconds queued, starting, running."""
     with open_history(resolve_home(home)) as connection:
         frame = questions.recent_runs(connection, limit=limit)
-    answer(frame, as_json, lambda: frame_text(frame))
+    answer(frame, as_json, lambda: frame_text(frame.filter(items=_SHOWN)))
 
 
 @history.command()

@@ -19,6 +19,7 @@ from workflows_pkg.errors import WorkflowsError, bounded
 from workflows_pkg.history.store import open_history
 from workflows_pkg.orchestration.instance import daemon_states, open_instance
 from workflows_pkg.orchestration.location import load_location
+from workflows_pkg.report.tables import instant
 from workflows_pkg.steps.discovery import discover
 
 TESTED_DAGSTER = "1.13.27"
@@ -96,8 +97,9 @@ def _instance(home: Path | None) -> Iterator[Finding]:
         with open_history(folder) as connection:
             row = connection.execute("select count(*), max(created_at) from runs").fetchone()
         count, newest = row if row is not None else (0, None)
+        text = f"{count} runs, the newest of {instant(newest)}." if count else "no runs yet."
         fix = "" if count else "workflows history sync"
-        yield Finding("history", "ok" if count else "note", f"{count} runs, newest {newest or 'none'}.", fix)
+        yield Finding("history", "ok" if count else "note", text, fix)
     except WorkflowsError as error:
         yield Finding("history", "problem", error.message, error.fix)
 

@@ -15,7 +15,7 @@ import click
 import pandas as pd
 
 from workflows_pkg.errors import SetupError
-from workflows_pkg.report.tables import Column, quantity, text_table
+from workflows_pkg.report.tables import Column, instant, quantity, text_table, words
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Answer with JSON instead of text.")
 
@@ -104,16 +104,18 @@ def listing(rows: list[dict[str, Any]], figures: tuple[str, ...] = ()) -> str:
 
 
 def frame_text(frame: pd.DataFrame) -> str:
-    """A data frame as a text table: units by column name, missing values '-'."""
-    rows = [{str(name): _cell(value, str(name)) for name, value in row.items()} for row in frame.to_dict("records")]
-    figures = tuple(str(name) for name in frame.columns if pd.api.types.is_numeric_dtype(frame[name]))
+    """A data frame as a text table: column names as words, units by column name, instants to the minute, missing values '-'."""
+    rows = [{words(str(name)): _cell(value, str(name)) for name, value in row.items()} for row in frame.to_dict("records")]
+    figures = tuple(words(str(name)) for name in frame.columns if pd.api.types.is_numeric_dtype(frame[name]))
     return listing(rows, figures) if rows else "no rows"
 
 
 def _cell(value: Any, name: str) -> str:
+    if isinstance(value, datetime):  # pandas' own instants are ones too
+        return instant(value) if value.tzinfo is not None else str(value)
     value = plain(value)
     if value is None:
         return "-"
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return quantity(float(value), name)
-    return str(value)
+    return str(value)[:8] if name == "run_id" else str(value)
