@@ -176,6 +176,15 @@ def test_check_reports_every_bad_file_and_runs_the_others(project: Path, workflo
     assert workflows("run", "sums").code == 0
 
 
+def test_check_sees_what_two_files_claim_together(project: Path, workflows: Call) -> None:
+    workflows("new", "sums")
+    twin = project / "twin.yaml"
+    twin.write_text((project / "workflows/sums.yaml").read_text())
+    answer = workflows("check", "workflows/sums.yaml", twin)
+    assert answer.code == 1
+    assert "already defined in workflows/sums.yaml" in answer.out
+
+
 def test_doctor_names_what_is_wrong(project: Path, workflows: Call) -> None:
     healthy = workflows("doctor", "--json")
     assert healthy.code == 0

@@ -9,6 +9,7 @@ import click
 from workflows_pkg.cli.output import answer, json_option
 from workflows_pkg.errors import Problem, SetupError, SpecError
 from workflows_pkg.orchestration.compile import compile_workflow
+from workflows_pkg.orchestration.compiled import clashes
 from workflows_pkg.security.allow import Allow
 from workflows_pkg.spec.canonical import digest
 from workflows_pkg.spec.loader import load, load_folder, load_text
@@ -96,12 +97,13 @@ def new(name: str, template: str, folder: Path | None, as_json: bool) -> None:
 def check(paths: tuple[Path, ...], as_json: bool) -> None:
     """Check workflow files: every mistake of every file, with its place and what to do.
 
-    PATHS are files or folders; left out, the project's folder of workflows. Nothing is run and nothing is written.
+    PATHS are files or folders; left out, the project's folder of workflows. Nothing is run and nothing is written, so what only
+    a run can know (a table's columns, a function's arguments, a secret's value) is not looked at.
     """
     kinds = discover()
     good, problems = _look(paths or (default_folder(),), kinds)
-    for _, workflow in good:
-        compile_workflow(workflow, kinds, Allow())
+    compiled = [compile_workflow(workflow, kinds, Allow(), file=str(path)) for path, workflow in good]
+    problems += [problem for _, problem in clashes(compiled) if problem not in problems]
     broken = [{"name": plugin.name, "reason": plugin.reason} for plugin in kinds.broken]
     found = [
         {"workflow": workflow.workflow, "file": path, "digest": digest(workflow), "steps": len(workflow.steps)}
