@@ -41,7 +41,8 @@ ui: $(VENV)/.run-installed ## the Dagster UI with daemon and code server on the 
 
 test: $(VENV)/.test-installed ## checks, tests with coverage, and an install of the bare wheel; under 12 minutes
 	@$(MAKE) --no-print-directory check
-	COVERAGE_FILE=.coverage $(BIN)/python -m pytest -n 2 --dist loadfile -m "not long" --cov --cov-report=term:skip-covered
+	$(BIN)/python -m pytest -m "untraced and not long" -q
+	COVERAGE_FILE=.coverage $(BIN)/python -m pytest -n 2 --dist loadfile -m "not long and not untraced" --cov --cov-report=term:skip-covered
 	$(MAKE) --no-print-directory plain
 
 test-all: $(VENV)/.test-installed ## `make test` and the long tests

@@ -118,6 +118,9 @@ def _spin() -> None:
             continue
 
 
+THREADS = ["main", pytest.param("other", marks=pytest.mark.untraced)]
+
+
 def _on(thread: str, work: Callable[[], Any]) -> Any:
     """What `work` gives or raises, on the main thread or on another one."""
     if thread == "main":
@@ -138,7 +141,7 @@ def _on(thread: str, work: Callable[[], Any]) -> Any:
     return box[0]
 
 
-@pytest.mark.parametrize("thread", ["main", "other"])
+@pytest.mark.parametrize("thread", THREADS)
 def test_a_body_in_python_is_stopped_on_any_thread(thread: str) -> None:
     started = time.monotonic()
     with pytest.raises(StepTimeout, match="Step 'a' took longer than its timeout of 100ms") as caught:
@@ -148,7 +151,24 @@ def test_a_body_in_python_is_stopped_on_any_thread(thread: str) -> None:
     assert caught.value.__context__ is None
 
 
-@pytest.mark.parametrize("thread", ["main", "other"])
+@pytest.mark.parametrize("thread", THREADS)
+def test_a_body_that_swallows_the_first_stop_is_stopped_by_the_next(thread: str) -> None:
+    """As when the exception arrives in a destructor or a tracer, where Python drops it."""
+    swallowed: list[BaseException] = []
+
+    def body() -> None:
+        try:
+            _spin()
+        except BaseException as error:
+            swallowed.append(error)
+        _spin()
+
+    with pytest.raises(StepTimeout):
+        _on(thread, lambda: limited(body, timedelta(seconds=0.1), Stops(), "a"))
+    assert len(swallowed) == 1
+
+
+@pytest.mark.parametrize("thread", THREADS)
 def test_a_query_is_interrupted_by_what_the_step_registered(thread: str) -> None:
     def query(stops: Stops) -> None:
         with duckdb.connect() as connection:
@@ -171,7 +191,7 @@ def test_a_function_registered_after_the_stop_is_called_at_once() -> None:
     assert called == ["first", "second"]
 
 
-@pytest.mark.parametrize("thread", ["main", "other"])
+@pytest.mark.parametrize("thread", THREADS)
 def test_nothing_is_hit_after_the_limited_body_has_ended(thread: str) -> None:
     """Bodies that end within a millisecond of their deadline, over and over; what follows them is never interrupted."""
 
