@@ -95,6 +95,7 @@ FILES = {
 }
 
 
+@pytest.mark.untraced  # a tracer multiplies the time
 @pytest.mark.parametrize("name", FILES)
 def test_hostile_text_is_refused_at_once(name, kinds):
     file, text = FILES[name]
