@@ -14,6 +14,7 @@ import pytest
 from workflows_pkg.errors import SpecError
 from workflows_pkg.orchestration.compiled import definitions
 from workflows_pkg.orchestration.launch import run_in_process
+from workflows_pkg.orchestration.step_body import DIGEST_TAG, OWNER_TAG, WORKFLOW_TAG
 
 DAILY = {"daily": {"start": "2024-03-30", "end": "2024-04-02", "timezone": "Europe/Berlin"}}
 
@@ -47,8 +48,8 @@ def test_what_steps_produce_and_the_workflow_itself_become_assets(bench: Any) ->
     assert metadata["dagster/row_count"].value == 1
     assert metadata["size_bytes"].value > 0
     tags = outcome.run.tags
-    assert (tags["workflows/workflow"], tags["workflows/version"], tags["workflows/owner"]) == ("bench", "4", "data team")
-    assert tags["workflows/digest"] == compiled.digest
+    assert (tags[WORKFLOW_TAG], tags["workflows/version"], tags[OWNER_TAG]) == ("bench", "4", "data team")
+    assert tags[DIGEST_TAG] == compiled.digest
 
 
 def test_a_false_if_skips_the_step_and_what_needs_it_but_the_workflow_ends_well(bench: Any) -> None:
@@ -166,9 +167,9 @@ def test_a_prefix_gives_a_second_version_of_its_own_keys_and_name_beside_the_fir
 def test_a_run_is_recorded_under_the_version_that_ran(bench: Any) -> None:
     bench.functions = {"a": lambda c, p: 1}
     compiled = bench.compile({"steps": {"a": {}}}, version=2)
-    run_id = run_in_process(compiled, bench.instance, tags={"workflows/version": "1", "workflows/digest": "earlier"})
+    run_id = run_in_process(compiled, bench.instance, tags={"workflows/version": "1", DIGEST_TAG: "earlier"})
     tags = bench.outcome(run_id).run.tags
-    assert (tags["workflows/version"], tags["workflows/digest"]) == ("2", compiled.digest)
+    assert (tags["workflows/version"], tags[DIGEST_TAG]) == ("2", compiled.digest)
 
 
 def test_words_that_dagster_reserves_are_step_names_like_others(bench: Any) -> None:

@@ -46,7 +46,7 @@ def _lines(defs: dg.Definitions) -> Iterator[str]:
 
 
 def _job(job: dg.JobDefinition) -> Iterator[str]:
-    tags = " ".join(f"{name}={value}" for name, value in sorted(job.tags.items()) if name != "workflows/digest")
+    tags = " ".join(f"{name}={value}" for name, value in sorted(job.tags.items()) if "digest" not in name)
     yield f"job {job.name} | executor {job.executor_def.name} | {tags}"
     (graph,) = job.graph.nodes
     for node in sorted(graph.definition.nodes, key=lambda node: node.name):

@@ -87,7 +87,7 @@ def test_dagster_materializes_a_workflow(home: Path, project: Path, command_envi
     with dg.DagsterInstance.from_config(str(home)) as instance:
         assert instance.get_materialized_partitions(dg.AssetKey(["workflow", "sales"])) == {"2024-01-02"}
         (run,) = instance.get_runs()
-        assert (run.tags["workflows/workflow"], run.tags["workflows/version"]) == ("sales", "1")
+        assert (run.tags[".dagster/workflows_workflow"], run.tags["workflows/version"]) == ("sales", "1")
 
 
 def test_dg_lists_and_checks_the_definitions(home: Path, command_environment: dict[str, str]) -> None:

@@ -128,7 +128,7 @@ def _assets(
         partitions_def=partitions,
         group_name=workflow.workflow,
         descriptions_by_output_name=descriptions,
-        tags_by_output_name={output: {WORKFLOW_TAG: workflow.workflow} for output in graph.keys},
+        tags_by_output_name={output: {"workflows/workflow": workflow.workflow} for output in graph.keys},
         owners_by_output_name=dict.fromkeys(graph.keys, owners) if owners else None,
         code_versions_by_output_name=dict.fromkeys(graph.keys, digest),
         check_specs=graph.checks,

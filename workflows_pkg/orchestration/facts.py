@@ -48,19 +48,24 @@ def run_facts(source_id: str, bodies: Sequence[RunBody]) -> pa.Table:
                 "status": body.status.lower(),
                 "created_at": created,
                 "version": _number(tags.get("workflows/version")),
-                "workflow": tags.get("workflows/workflow"),
-                "digest": tags.get("workflows/digest"),
+                "workflow": _hidden(tags, "workflow"),
+                "digest": _hidden(tags, "digest"),
                 "trial_id": tags.get("workflows/trial"),
                 "partition_key": tags.get("dagster/partition"),
                 "trigger": trigger,
                 "trigger_name": name,
                 "launched_by": tags.get("workflows/launched_by") or tags.get("user"),
-                "owner": tags.get("workflows/owner"),
+                "owner": _hidden(tags, "owner"),
                 "parent_run_id": tags.get("dagster/parent_run_id"),
                 "job_snapshot_id": body.snapshot_id,
             }
         )
     return pa.Table.from_pylist(rows, schema=_FACTS)
+
+
+def _hidden(tags: Mapping[str, str], name: str) -> str | None:
+    """A tag that Dagster's pages do not show; the runs of earlier versions have it in sight."""
+    return tags.get(f".dagster/workflows_{name}") or tags.get(f"workflows/{name}")
 
 
 def tick_record(source_id: str, row: TickRow) -> Tick | None:

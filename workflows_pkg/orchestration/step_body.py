@@ -24,8 +24,9 @@ from workflows_pkg.spec.model import Step
 from workflows_pkg.steps.contract import PartitionSlice, StepContext, StepKind, StepValue
 from workflows_pkg.steps.values import step_value
 
-WORKFLOW_TAG, VERSION_TAG = "workflows/workflow", "workflows/version"
-DIGEST_TAG, OWNER_TAG = "workflows/digest", "workflows/owner"
+VERSION_TAG = "workflows/version"
+WORKFLOW_TAG, DIGEST_TAG, OWNER_TAG = (f".dagster/workflows_{name}" for name in ("workflow", "digest", "owner"))
+"""Run tags; the prefix is Dagster's for tags that its pages do not show, where five more lines a run would crowd the list."""
 
 VALUE = "value"
 """Name of the op output that carries what the step gives."""

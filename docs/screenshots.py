@@ -1,0 +1,148 @@
+"""Takes the pictures of the documentation: `make screenshots`, after `make run`. Needs Debian's chromium, or CHROMIUM=path.
+
+Everything shown is real: the instance that `make run` left, served by its own daemon, code server and webserver. One learning
+run, one notebook and one further run of a workflow are started here, so that there is something to see before, while and after.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import dagster as dg
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from assets.neighbours.running import neighbours
+from workflows_pkg.orchestration.instance import open_instance
+from workflows_pkg.orchestration.launch import submit
+from workflows_pkg.orchestration.services import Services
+
+ROOT = Path(__file__).parents[1]
+PICTURES = ROOT / "docs" / "images"
+WIDTH, HEIGHT = 1280, 800
+PATIENCE_S = 240
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--home", type=Path, default=Path(".home"), help="instance that `make run` made (default: %(default)s)")
+    parser.add_argument("--out", type=Path, default=PICTURES, help="folder of the pictures (default: docs/images)")
+    parser.add_argument("--only", help="take the pictures whose name contains this")
+    given = parser.parse_args()
+    home = given.home.resolve()
+    if not (home / "history").is_dir():
+        sys.exit(f"There is no instance at {home}. Run first: make run")
+    browser = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    if browser is None:
+        sys.exit("No browser found. Install one (apt-get install chromium), or set CHROMIUM=/path/to/chromium")
+    os.environ["DAGSTER_HOME"] = str(home)
+    given.out.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        play = stack.enter_context(sync_playwright())
+        chromium = stack.enter_context(closing(play.chromium.launch(executable_path=browser, args=["--no-sandbox"])))
+        camera = Camera(chromium, given.out, given.only)
+        look_page(home, camera)
+        stack.enter_context(neighbours(home, home / "data"))
+        services = stack.enter_context(Services(home, ROOT, port=0))
+        instance = stack.enter_context(open_instance(home))
+        dagster_pages(home, services, instance, camera)
+
+
+class Camera:
+    """Takes pictures of pages; `only` limits them to those whose name contains it."""
+
+    def __init__(self, browser: Browser, folder: Path, only: str | None) -> None:
+        self._browser = browser
+        self._folder = folder
+        self._only = only
+
+    def wants(self, name: str) -> bool:
+        return self._only is None or self._only in name
+
+    def take(
+        self, name: str, url: str, ready: Callable[[Page], object], *, theme: str = "light", width: int = WIDTH, height: int = HEIGHT
+    ) -> None:
+        """One picture once `ready` found on the page what the picture is about; a page that never shows it fails."""
+        if not self.wants(name):
+            return
+        context = self._browser.new_context(
+            viewport={"width": width, "height": height}, color_scheme="dark" if theme == "dark" else "light", device_scale_factor=1
+        )
+        page = context.new_page()
+        page.goto(url)
+        ready(page)
+        page.wait_for_timeout(1200)  # transitions and plots that are drawn after their data came
+        page.screenshot(path=self._folder / f"{name}.png")
+        context.close()
+        print(f"{name}.png  {url}", file=sys.stderr)
+
+
+def look_page(home: Path, camera: Camera) -> None:
+    """The page of `workflows look` on the instance, in both themes."""
+    if not camera.wants("look"):
+        return
+    page = home / "look.html"
+    out = Path(os.environ.get("TMPDIR", "/tmp")) / f"look-{os.getpid()}.html"  # noqa: S108  a file of this process, removed below
+    command = [sys.executable, "-m", "workflows_pkg.cli", "look", str(home), "--out", str(out), "--no-open"]
+    subprocess.run(command, check=True, cwd=ROOT)
+    try:
+        for theme in ("light", "dark"):
+            camera.take(f"look-{theme}", out.as_uri(), lambda page: page.wait_for_selector(".main-svg"), theme=theme, height=1400)
+    finally:
+        out.unlink(missing_ok=True)
+        page.unlink(missing_ok=True)
+
+
+def dagster_pages(home: Path, services: Services, instance: dg.DagsterInstance, camera: Camera) -> None:
+    """What the Dagster UI shows."""
+    assert services.url is not None
+    url, place = services.url, "locations/assets.definitions"
+    learning = run(services, instance, "workflows_learning")
+    wait(lambda: ended(instance, learning), "the learning run")
+    camera.take("workflow", f"{url}/{place}/jobs/flights_daily", text("weather"))
+    camera.take("workflow-asset", f"{url}/assets/workflow/flights_daily?view=definition", text("flights_daily"))
+    camera.take("schedule", f"{url}/{place}/schedules/flights_daily", text("flights_daily"))
+    camera.take("forecasts", f"{url}/assets/workflows/forecasts", text("forecasts"), height=1100)
+    camera.take("findings", f"{url}/assets/workflows/findings", text("findings"), height=1100)
+    camera.take("suggestions", f"{url}/assets/workflows/suggestions", text("suggestions"), height=1100)
+    camera.take("assets", f"{url}/asset-groups", text("workflows"))
+
+
+def run(services: Services, instance: dg.DagsterInstance, job: str, partition: str | None = None) -> str:
+    return submit(instance, services.workspace_file, job, partition=partition)
+
+
+def ended(instance: dg.DagsterInstance, run_id: str) -> bool:
+    found = instance.get_run_by_id(run_id)
+    return found is not None and found.is_finished
+
+
+def wait(is_so: Callable[[], bool], what: str) -> None:
+    deadline = time.monotonic() + PATIENCE_S
+    while not is_so():
+        if time.monotonic() > deadline:
+            sys.exit(f"Waited {PATIENCE_S} s for {what}.")
+        time.sleep(0.5)
+
+
+def text(words: str) -> Callable[[Page], object]:
+    return lambda page: page.get_by_text(words).first.wait_for(timeout=60_000)
+
+
+@contextmanager
+def closing(browser: Browser) -> Iterator[Browser]:
+    try:
+        yield browser
+    finally:
+        browser.close()
+
+
+if __name__ == "__main__":
+    main()
