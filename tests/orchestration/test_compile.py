@@ -281,3 +281,13 @@ print(json.dumps([quiet, len(seen)]))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert json.loads(done.stdout) == [0, 1]
+
+
+def test_the_workflows_page_says_its_steps_and_version(bench: Any) -> None:
+    steps = {"first": {"retry": {"attempts": 3, "delay": "2s"}, "timeout": "5m"}, "then": {"needs": ["first"]}}
+    metadata = bench.compile({"steps": steps}, version=3).assets.metadata_by_key[dg.AssetKey(["workflow", "bench"])]
+    assert metadata["workflows/version"].value == 3
+    assert metadata["workflows/steps"].value.splitlines()[2:] == [
+        "| first | test.do | - | - | 3 times, 2s constant | 5m |",
+        "| then | test.do | first | - | once | - |",
+    ]

@@ -12,6 +12,7 @@ import dagster as dg
 from workflows_pkg.errors import NotFound, SpecError, WorkflowsError
 from workflows_pkg.errors import Problem as SpecProblem
 from workflows_pkg.orchestration.compiled import CompiledWorkflow
+from workflows_pkg.orchestration.described import workflow_metadata
 from workflows_pkg.orchestration.failure_hook import failure_hook
 from workflows_pkg.orchestration.file_sensor import file_sensor
 from workflows_pkg.orchestration.graph import StepGraph, step_graph
@@ -78,7 +79,7 @@ def compile_workflow(
         dg.GraphDefinition(name=name)  # Dagster looks at a job's name only where all jobs are resolved, and fails for all then
         own_key = _key(prefix, "workflow", workflow.workflow)
         graph = step_graph(name, f"{name}__v{version}" if version else name, plans, own_key, digest)
-        assets = _assets(workflow, graph, partitions, digest)
+        assets = _assets(workflow, graph, partitions, digest, {own_key: workflow_metadata(workflow, version, file)})
         if workflow.on_failure is not None:
             kind = _kind(kinds, workflow.on_failure.uses, where)
             assets = assets.with_hooks({failure_hook(name, workflow, kind, allow, secrets, partitions)})
@@ -110,7 +111,11 @@ def compile_workflow(
 
 
 def _assets(
-    workflow: Workflow, graph: StepGraph, partitions: dg.TimeWindowPartitionsDefinition | None, digest: str
+    workflow: Workflow,
+    graph: StepGraph,
+    partitions: dg.TimeWindowPartitionsDefinition | None,
+    digest: str,
+    metadata: Mapping[dg.AssetKey, Mapping[str, dg.MetadataValue]],
 ) -> dg.AssetsDefinition:
     descriptions: dict[str, str] = {}
     for output, key in graph.keys.items():
@@ -131,6 +136,7 @@ def _assets(
         tags_by_output_name={output: {"workflows/workflow": workflow.workflow} for output in graph.keys},
         owners_by_output_name=dict.fromkeys(graph.keys, owners) if owners else None,
         code_versions_by_output_name=dict.fromkeys(graph.keys, digest),
+        metadata_by_output_name={output: metadata[key] for output, key in graph.keys.items() if key in metadata},
         check_specs=graph.checks,
     )
 
