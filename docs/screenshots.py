@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -52,7 +53,7 @@ def main() -> None:
         stack.enter_context(neighbours(home, home / "data"))
         services = stack.enter_context(Services(home, ROOT, port=0))
         instance = stack.enter_context(open_instance(home))
-        dagster_pages(home, services, instance, camera)
+        dagster_pages(services, instance, camera)
 
 
 class Camera:
@@ -67,13 +68,22 @@ class Camera:
         return self._only is None or self._only in name
 
     def take(
-        self, name: str, url: str, ready: Callable[[Page], object], *, theme: str = "light", width: int = WIDTH, height: int = HEIGHT
+        self,
+        name: str,
+        url: str,
+        ready: Callable[[Page], object],
+        *,
+        theme: str = "light",
+        width: int = WIDTH,
+        height: int = HEIGHT,
     ) -> None:
         """One picture once `ready` found on the page what the picture is about; a page that never shows it fails."""
         if not self.wants(name):
             return
         context = self._browser.new_context(
-            viewport={"width": width, "height": height}, color_scheme="dark" if theme == "dark" else "light", device_scale_factor=1
+            viewport={"width": width, "height": height},
+            color_scheme="dark" if theme == "dark" else "light",
+            device_scale_factor=1,
         )
         page = context.new_page()
         page.goto(url)
@@ -88,40 +98,61 @@ def look_page(home: Path, camera: Camera) -> None:
     """The page of `workflows look` on the instance, in both themes."""
     if not camera.wants("look"):
         return
-    page = home / "look.html"
-    out = Path(os.environ.get("TMPDIR", "/tmp")) / f"look-{os.getpid()}.html"  # noqa: S108  a file of this process, removed below
-    command = [sys.executable, "-m", "workflows_pkg.cli", "look", str(home), "--out", str(out), "--no-open"]
-    subprocess.run(command, check=True, cwd=ROOT)
-    try:
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder) / "look.html"
+        call = "from workflows_pkg.cli.main import main; main()"
+        subprocess.run([sys.executable, "-c", call, "look", str(home), "--out", str(out), "--no-open"], check=True, cwd=ROOT)
         for theme in ("light", "dark"):
-            camera.take(f"look-{theme}", out.as_uri(), lambda page: page.wait_for_selector(".main-svg"), theme=theme, height=1400)
-    finally:
-        out.unlink(missing_ok=True)
-        page.unlink(missing_ok=True)
+            camera.take(f"look-{theme}", out.as_uri(), drawn, theme=theme, height=1500)
 
 
-def dagster_pages(home: Path, services: Services, instance: dg.DagsterInstance, camera: Camera) -> None:
+def dagster_pages(services: Services, instance: dg.DagsterInstance, camera: Camera) -> None:
     """What the Dagster UI shows."""
     assert services.url is not None
     url, place = services.url, "locations/assets.definitions"
-    learning = run(services, instance, "workflows_learning")
+    learning = start(services, instance, "workflows_learning")
     wait(lambda: ended(instance, learning), "the learning run")
-    camera.take("workflow", f"{url}/{place}/jobs/flights_daily", text("weather"))
-    camera.take("workflow-asset", f"{url}/assets/workflow/flights_daily?view=definition", text("flights_daily"))
+    camera.take("workflow", f"{url}/{place}/jobs/flights_daily", text("clean"))
+    camera.take("workflow-asset", f"{url}/assets/workflow/flights_daily", text("after departures"))
     camera.take("schedule", f"{url}/{place}/schedules/flights_daily", text("flights_daily"))
-    camera.take("forecasts", f"{url}/assets/workflows/forecasts", text("forecasts"), height=1100)
-    camera.take("findings", f"{url}/assets/workflows/findings", text("findings"), height=1100)
-    camera.take("suggestions", f"{url}/assets/workflows/suggestions", text("suggestions"), height=1100)
-    camera.take("assets", f"{url}/asset-groups", text("workflows"))
+    for asset, words in (("forecasts", "flights_daily"), ("findings", "Most"), ("suggestions", "Step")):
+        camera.take(asset, f"{url}/assets/workflows/{asset}", text(words), width=1500, height=1150)
+    camera.take("lineage", f"{url}/asset-groups", text("suggestions"))
+    if camera.wants("run"):
+        run_pages(services, instance, camera)
+    if camera.wants("notebook"):
+        notebook_page(services, instance, camera)
 
 
-def run(services: Services, instance: dg.DagsterInstance, job: str, partition: str | None = None) -> str:
+def run_pages(services: Services, instance: dg.DagsterInstance, camera: Camera) -> None:
+    """One run of a workflow: what its page said before it began, and how wrong that was."""
+    run_id = start(services, instance, "flights_daily", "2013-03-05")
+    camera.take("run-before", f"{services.url}/runs/{run_id}", text("Expected"))
+    wait(lambda: ended(instance, run_id), "the run")
+    wait(lambda: tag(instance, run_id, "workflows/expected").startswith("took"), "what the run took to be told")
+    camera.take("run-after", f"{services.url}/runs/{run_id}", text("Took"))
+    camera.take("runs", f"{services.url}/runs", text("took"))
+
+
+def notebook_page(services: Services, instance: dg.DagsterInstance, camera: Camera) -> None:
+    """A notebook as Dagster shows it, executed on the history of the instance."""
+    run_id = start(services, instance, "workflows_notebooks")
+    wait(lambda: ended(instance, run_id), "the notebooks")
+    camera.take("notebook-asset", f"{services.url}/assets/workflows/notebooks/history_tour", text("history_tour"))
+
+
+def start(services: Services, instance: dg.DagsterInstance, job: str, partition: str | None = None) -> str:
     return submit(instance, services.workspace_file, job, partition=partition)
 
 
 def ended(instance: dg.DagsterInstance, run_id: str) -> bool:
     found = instance.get_run_by_id(run_id)
     return found is not None and found.is_finished
+
+
+def tag(instance: dg.DagsterInstance, run_id: str, key: str) -> str:
+    found = instance.get_run_by_id(run_id)
+    return "" if found is None else found.tags.get(key, "")
 
 
 def wait(is_so: Callable[[], bool], what: str) -> None:
@@ -134,6 +165,10 @@ def wait(is_so: Callable[[], bool], what: str) -> None:
 
 def text(words: str) -> Callable[[Page], object]:
     return lambda page: page.get_by_text(words).first.wait_for(timeout=60_000)
+
+
+def drawn(page: Page) -> object:
+    return page.wait_for_selector(".main-svg")
 
 
 @contextmanager

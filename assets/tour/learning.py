@@ -33,9 +33,8 @@ def land(home: Path, console: Console) -> SyncResult:
 
 def learn_and_advise(home: Path) -> list[Suggestion]:
     """Trains, keeps forecasts and suggestions, and returns the suggestions, best first."""
-    with writer(home) as history:
-        learn(history, home)
-        return refresh_suggestions(history, VersionStore(home))
+    learn(home)
+    return refresh_suggestions(home).suggestions
 
 
 def shown_summary(home: Path, console: Console) -> str:

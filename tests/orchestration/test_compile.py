@@ -14,7 +14,7 @@ import pytest
 from workflows_pkg.errors import SpecError
 from workflows_pkg.orchestration.compiled import definitions
 from workflows_pkg.orchestration.launch import run_in_process
-from workflows_pkg.orchestration.step_body import DIGEST_TAG, OWNER_TAG, WORKFLOW_TAG
+from workflows_pkg.orchestration.version_tags import DIGEST_TAG, OWNER_TAG, WORKFLOW_TAG
 
 DAILY = {"daily": {"start": "2024-03-30", "end": "2024-04-02", "timezone": "Europe/Berlin"}}
 
@@ -286,8 +286,8 @@ print(json.dumps([quiet, len(seen)]))
 def test_the_workflows_page_says_its_steps_and_version(bench: Any) -> None:
     steps = {"first": {"retry": {"attempts": 3, "delay": "2s"}, "timeout": "5m"}, "then": {"needs": ["first"]}}
     metadata = bench.compile({"steps": steps}, version=3).assets.metadata_by_key[dg.AssetKey(["workflow", "bench"])]
-    assert metadata["workflows/version"].value == 3
-    assert metadata["workflows/steps"].value.splitlines()[2:] == [
-        "| first | test.do | - | - | 3 times, 2s constant | 5m |",
-        "| then | test.do | first | - | once | - |",
+    assert metadata["version"].value == 3
+    assert metadata["steps"].value.splitlines() == [
+        "- **first**: `test.do`, up to 3 times, at most 5m each",
+        "- **then**: `test.do` after first",
     ]

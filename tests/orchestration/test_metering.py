@@ -15,7 +15,7 @@ import pytest
 from dagster._core.definitions.reconstruct import ReconstructableJob
 
 from workflows_pkg.orchestration import metering
-from workflows_pkg.orchestration.metering import Mark, begin, report
+from workflows_pkg.orchestration.metering import Mark, begin, is_metered, metered, report
 
 HELD_MIB = 80
 
@@ -156,3 +156,45 @@ def test_the_name_that_tells_a_steps_own_process_is_still_dagsters() -> None:
     from dagster._core.executor import child_process_executor
 
     assert callable(getattr(child_process_executor, metering._STEP_WORKER))
+
+
+def test_a_metered_function_is_itself_outside_a_step() -> None:
+    def add(a: int, b: int = 2) -> int:
+        return a + b
+
+    made = metered(add, first=lambda context: pytest.fail("there is no step"))
+    assert (made(1), made(1, b=5)) == (3, 6)
+    assert metered(made) is made
+    assert is_metered(made)
+    assert not is_metered(add)
+
+
+def test_a_function_that_returns_a_generator_is_measured_to_its_end(instance: dg.DagsterInstance) -> None:
+    def later():
+        until = time.process_time() + 0.2
+        while time.process_time() < until:
+            pass
+        yield dg.Output(1)
+
+    made = dg.OpDefinition(compute_fn=metered(lambda context, inputs: later()), name="made")
+
+    @dg.job
+    def of_one() -> None:
+        made()
+
+    measured = used(instance, of_one.execute_in_process(instance=instance).run_id)
+    assert set(measured) == {("made", 1)}
+    assert measured["made", 1][metering.CPU] > 0.15
+
+
+def test_what_runs_first_cannot_break_the_step(instance: dg.DagsterInstance) -> None:
+    def refuse(context: dg.OpExecutionContext) -> None:
+        raise OSError("the database is gone")
+
+    made = dg.op(name="goes_on")(metered(lambda: 1, first=refuse))
+
+    @dg.job
+    def of_one() -> None:
+        made()
+
+    assert set(used(instance, of_one.execute_in_process(instance=instance).run_id)) == {("goes_on", 1)}

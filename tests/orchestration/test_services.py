@@ -100,7 +100,11 @@ def test_a_run_goes_through_queue_and_code_server_with_a_process_per_step(runnin
     assert wait_until_ended(running.instance, run_id, 120)
     run = running.instance.get_run_by_id(run_id)
     assert run is not None
-    assert (run.tags["asked/by"], run.tags["dagster/partition"], run.tags[".dagster/workflows_workflow"]) == ("me", "2024-01-03", "sales")
+    assert (run.tags["asked/by"], run.tags["dagster/partition"], run.tags[".dagster/workflows_workflow"]) == (
+        "me",
+        "2024-01-03",
+        "sales",
+    )
     events = [entry.dagster_event for entry in running.instance.all_logs(run_id) if entry.dagster_event]
     kinds = [event.event_type_value for event in events]
     assert "PIPELINE_ENQUEUED" in kinds

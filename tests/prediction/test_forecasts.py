@@ -27,18 +27,22 @@ def _by_name(forecasts: list[Forecast]) -> dict[tuple[str, str], Forecast]:
 
 def test_runs_and_steps_are_forecast_near_the_truth(daily: Daily, holding: Callable):
     found = _by_name(train(holding(*daily(80)), NOW))
-    assert set(found) == {("", q) for q in ("queue_time_s", "start_time_s", "run_time_s", "cost_usd")} | {
-        (step, q) for step in ("load", "clean", "score") for q in ("run_time_s", "cost_usd")
+    assert set(found) == {("", q) for q in ("queue_time_s", "start_time_s", "run_time_s", "cost_usd", "failure_share")} | {
+        (step, q) for step in ("load", "clean", "score") for q in ("run_time_s", "cost_usd", "failure_share", "time_left_s")
     }
     assert found["load", "run_time_s"].p50 == pytest.approx(2.0, rel=0.05)
     assert found["score", "run_time_s"].p50 == pytest.approx(1.0, rel=0.4)
     assert found["", "run_time_s"].p50 == pytest.approx(7.2, rel=0.2)
     assert found["load", "cost_usd"].p50 == pytest.approx(2.0 * 0.04937 / 3600, rel=0.05)
     for item in found.values():
+        assert item.as_of == NOW
+        if item.quantity == "time_left_s":
+            assert 0 <= item.p05 <= item.p50 <= item.p95
+            assert (item.sample_count, item.error_share) == (50, None)
+            continue
         assert 0 < item.p05 <= item.p50 <= item.p95
         assert item.sample_count == 80
-        assert item.as_of == NOW
-        assert item.best_rule_error_share is not None
+        assert (item.best_rule_error_share is None) == (item.quantity == "failure_share")
 
 
 def test_the_partition_ahead_matters_where_it_is_told(daily: Daily, holding: Callable):
@@ -54,7 +58,8 @@ def test_no_history_is_no_forecast(daily: Daily, holding: Callable):
     assert train(holding(runs.iloc[:0], attempts.iloc[:0]), NOW) == []
     failed = attempts.assign(outcome="failure")
     found = _by_name(train(holding(runs.assign(outcome="failure"), failed), NOW))
-    assert set(found) == {("", "queue_time_s"), ("", "start_time_s")}
+    assert {key for key in found if key[1] != "failure_share"} == {("", "queue_time_s"), ("", "start_time_s")}
+    assert found["", "failure_share"].p50 > 0.8
 
 
 def test_error_is_unknown_before_five_outcomes(daily: Daily, holding: Callable):

@@ -13,14 +13,19 @@ from workflows_pkg.errors import NotFound, SetupError
 from workflows_pkg.history.questions import read
 from workflows_pkg.history.records import Forecast, Suggestion
 from workflows_pkg.history.store import Writer, open_history, writer
+from workflows_pkg.release.apply import ADVICE_ONLY, MAY_TUNE, apply_to_tuning, undo, undo_in_tuning
 from workflows_pkg.release.apply import apply as apply_suggestion
-from workflows_pkg.release.apply import undo
+from workflows_pkg.release.durable import replace
 from workflows_pkg.release.versions import VersionStore
 from workflows_pkg.report.comparison import comparison_table, rule_comparison
 from workflows_pkg.report.tables import quantity, words
 from workflows_pkg.spec.loader import load
+from workflows_pkg.spec.source import read_text
+from workflows_pkg.spec.tuning import FILE as TUNING_FILE
+from workflows_pkg.spec.tuning import entries, load_tuning
 from workflows_pkg.steps.discovery import discover
-from workflows_pkg.workbench.learning import has_news, learn, record_versions, refresh_suggestions
+from workflows_pkg.workbench.learning import learn, record_versions, refresh_suggestions
+from workflows_pkg.workbench.news import has_news
 
 
 @click.command()
@@ -39,8 +44,7 @@ def forecast(job: str | None, training: bool, compare: bool, home: Path | None, 
     folder = resolve_home(home)
     if training and has_news(folder):
         note("learning from new runs ...")
-        with writer(folder) as history:
-            learn(history, folder)
+        learn(folder)
     with open_history(folder) as connection:
         latest = read(
             connection, Forecast, "(job_name, as_of) in (select (job_name, max(as_of)) from forecasts group by job_name)"
@@ -88,8 +92,7 @@ def advise(workflow: str | None, home: Path | None, as_json: bool) -> None:
     store = VersionStore(folder)
     if workflow is not None and workflow not in store.names():
         raise NotFound("workflow with a version", workflow, store.names())
-    with writer(folder) as history:
-        found = refresh_suggestions(history, store)
+    found = refresh_suggestions(folder).suggestions
     chosen = [s for s in found if workflow is None or s.workflow == workflow]
     lines = [_suggestion_text(suggestion) for suggestion in chosen]
     nothing = "no suggestion: nothing in the history supports one yet"
@@ -101,18 +104,41 @@ def advise(workflow: str | None, home: Path | None, as_json: bool) -> None:
 @click.option(
     "--write", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="Also write it into this workflow file."
 )
-@click.option("--undo", "undone", metavar="WORKFLOW", help="Go back to the version before the active one of this workflow.")
+@click.option(
+    "--tuning",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help=f"The tuning file of a job without a spec.  [default: ./{TUNING_FILE}]",
+)
+@click.option(
+    "--undo",
+    "undone",
+    metavar="WORKFLOW|SUGGESTION",
+    help="Go back to the version before the active one of this workflow, or take this suggestion out of the tuning file.",
+)
 @home_option
 @json_option
-def apply(suggestion: str | None, write: Path | None, undone: str | None, home: Path | None, as_json: bool) -> None:
+def apply(
+    suggestion: str | None, write: Path | None, tuning: Path | None, undone: str | None, home: Path | None, as_json: bool
+) -> None:
     """Make SUGGESTION the next version of its workflow, and the one that runs from now on.
 
     The author's file stays as it is unless --write names it. --undo goes back.
+
+    For a job without a spec the suggestion becomes an entry in the tuning file, which the code location reads when it is loaded
+    again; a suggestion about a schedule's cron is advice only, and is shown.
     """
     folder = resolve_home(home)
     store = VersionStore(folder)
     if (suggestion is None) == (undone is None):
         raise click.UsageError("Name a SUGGESTION (see: workflows advise) or use --undo WORKFLOW.")
+    with open_history(folder) as connection:
+        known = read(connection, Suggestion)
+    named = None if undone in store.names() else _without_spec(known, suggestion or undone or "")
+    if named is not None:
+        if write is not None:
+            raise SetupError(f"{named.workflow} has no workflow file.", fix="Use --tuning FILE.")
+        answer(*_tune(named, undone is not None, tuning, folder, as_json))
+        return
     if undone is not None:
         if undone not in store.names():
             raise NotFound("workflow with a version", undone, store.names())
@@ -139,6 +165,48 @@ def apply(suggestion: str | None, write: Path | None, undone: str | None, home: 
         written = store.write_back(chosen.workflow, write)
         lines.append(f"wrote {written.path}; the file as it was is {written.backup}, its comments are only there")
     answer(_version_value(version), as_json, "\n".join(lines))
+
+
+def _without_spec(known: list[Suggestion], suggestion_id: str) -> Suggestion | None:
+    """The one suggestion of this id that is about a job without a spec; None: there is none, or it is about a workflow."""
+    matches = [s for s in known if suggestion_id and s.suggestion_id.startswith(suggestion_id)]
+    return matches[0] if len(matches) == 1 and matches[0].kind in (*MAY_TUNE, *ADVICE_ONLY) else None
+
+
+def _tune(suggestion: Suggestion, undone: bool, tuning: Path | None, folder: Path, as_json: bool) -> tuple[Any, bool, str]:
+    """Writes the suggestion into the tuning file, or takes it out; what to answer."""
+    if suggestion.kind in ADVICE_ONLY:
+        lines = [f"{suggestion.title}", "nothing was changed: this is advice only, a cron stands in your code"]
+        for change in json.loads(suggestion.change):
+            lines += [f"  {change['path']}", f"  - {change['before']}", f"  + {change['after']}"]
+        return _suggestion_value(suggestion), as_json, "\n".join(lines)
+    file = tuning or Path(TUNING_FILE)
+    if tuning is None and not file.exists():
+        raise SetupError(
+            f"There is no {TUNING_FILE} here.",
+            fix=f"Name the file that your code passes to instrument(defs, tuning=...): --tuning {TUNING_FILE} makes a new one.",
+        )
+    if not file.absolute().parent.is_dir():
+        raise SetupError(f"There is no folder {file.absolute().parent}.", fix="Name a file in a folder that exists.")
+    with writer(folder) as history:  # held before the file is touched: what is applied is also known to be
+        load_tuning(file)  # tells what is wrong with it under its own name
+        before = read_text(file) if file.exists() else ""
+        text, changed = undo_in_tuning(suggestion, before) if undone else apply_to_tuning(suggestion, before)
+        if text != before or not file.exists():
+            replace(file, text.encode())
+        history.upsert(Suggestion, [changed])
+    value = {"suggestion": changed.suggestion_id, "status": changed.status, "file": str(file), "entries": entries(text)}
+    if undone:
+        return value, as_json, f"{file} is without it again: {suggestion.title}\nreload the code location"
+    lines = [
+        f"{file}: {suggestion.title}",
+        *(f"  {address}: {json.dumps(entry)}" for address, entry in json.loads(suggestion.spec).items()),
+    ]
+    lines += [
+        "reload the code location, whose code says instrument(defs, tuning=...)",
+        f"undo with: workflows apply --undo {suggestion.suggestion_id}",
+    ]
+    return value, as_json, "\n".join(lines)
 
 
 def _find(history: Writer, suggestion_id: str) -> Suggestion:

@@ -20,6 +20,7 @@ EXIT_BUG = 70
 
 
 VERBS = {
+    "look": "looking",
     "new": "authoring",
     "check": "authoring",
     "run": "running",

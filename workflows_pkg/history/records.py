@@ -227,7 +227,10 @@ class Forecast(Record):
 
     job_name: str = Field(description="The job.")
     step: str = Field("", description="The step; empty: the whole run.")
-    quantity: str = Field(description="queue_time_s, start_time_s, run_time_s or cost_usd.")
+    quantity: str = Field(
+        description="queue_time_s, start_time_s, run_time_s, cost_usd or failure_share (the risk of failing for good); of a step "
+        "also time_left_s, from its end to the run's, and whole_time_s, from the begin of its first try to the end of its last."
+    )
     p05: float = Field(description="Below this in 5 of 100 cases.")
     p50: float = Field(description="Below this in half the cases.")
     p95: float = Field(description="Below this in 95 of 100 cases.")

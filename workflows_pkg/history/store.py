@@ -202,6 +202,7 @@ def open_history(home: Path) -> duckdb.DuckDBPyConnection:
     # Not duckdb.connect(published): within one process that gives the file it has open already, even when a newer one is there.
     con = duckdb.connect(":memory:", config={"autoinstall_known_extensions": False})
     con.execute("SET TimeZone = 'UTC'")
+    con.execute("SET enable_progress_bar = false")  # it would be drawn into whatever a command prints
     if files.published.exists():
         try:
             con.execute(f"ATTACH {literal(files.published)} AS history (READ_ONLY)")
@@ -285,6 +286,7 @@ def _connect(file: Path) -> duckdb.DuckDBPyConnection:
     }
     con = duckdb.connect(str(file), config=config)
     con.execute("SET TimeZone = 'UTC'")
+    con.execute("SET enable_progress_bar = false")  # it would be drawn into whatever a command prints
     return con
 
 

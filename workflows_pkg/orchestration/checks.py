@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import dagster as dg
 import pandas as pd
@@ -14,6 +16,9 @@ from workflows_pkg.errors import bounded
 from workflows_pkg.spec.model import Between, Check, RowCount
 from workflows_pkg.steps.contract import StepValue
 from workflows_pkg.steps.values import as_table
+
+CHECKS_KNOW_PARTITIONS = "partitions_def" in inspect.signature(dg.AssetCheckSpec.__new__).parameters
+"""Since Dagster 1.12.13. Without it a check of a partitioned asset is recorded without its partition."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +54,10 @@ def check_specs(
     with warnings.catch_warnings():
         # Preview in Dagster 1.13. Without the partitions, plan and result of a check are two records, the first open for ever.
         warnings.filterwarnings("ignore", message="Specifying a partitions_def on an AssetCheckSpec")
-        return [
-            dg.AssetCheckSpec(
-                name, asset=asset, description=_promise(check), blocking=check.severity == "error", partitions_def=partitions
-            )
-            for name, check in zip(check_names(checks), checks, strict=True)
+        sliced: dict[str, Any] = {"partitions_def": partitions} if CHECKS_KNOW_PARTITIONS else {}
+        return [  # no name `check` here: Dagster 1.11 compiles the class at its first use, in sight of the caller's names
+            dg.AssetCheckSpec(name, asset=asset, description=_promise(each), blocking=each.severity == "error", **sliced)
+            for name, each in zip(check_names(checks), checks, strict=True)
         ]
 
 

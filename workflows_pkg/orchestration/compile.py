@@ -18,7 +18,8 @@ from workflows_pkg.orchestration.file_sensor import file_sensor
 from workflows_pkg.orchestration.graph import StepGraph, step_graph
 from workflows_pkg.orchestration.partitions import partitions_definition
 from workflows_pkg.orchestration.schedules import schedule
-from workflows_pkg.orchestration.step_body import DIGEST_TAG, OWNER_TAG, VERSION_TAG, WORKFLOW_TAG, StepPlan
+from workflows_pkg.orchestration.step_body import StepPlan
+from workflows_pkg.orchestration.version_tags import DIGEST_TAG, OWNER_TAG, VERSION_TAG, WORKFLOW_TAG
 from workflows_pkg.security.allow import Allow
 from workflows_pkg.security.secrets import Secrets
 from workflows_pkg.spec.canonical import digest as digest_of

@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from workflows_pkg.errors import bounded
 from workflows_pkg.history.records import Tick
-from workflows_pkg.orchestration.sources import RunBody, TickRow
+from workflows_pkg.orchestration.sources.rows import RunBody, TickRow
 
 _TRIGGERS: tuple[tuple[str, str, str | None], ...] = (
     ("workflows/trial", "trial", "workflows/trial"),

@@ -23,6 +23,12 @@ run_monitoring:
   cancel_timeout_seconds: 60
   max_runtime_seconds: 7200
   poll_interval_seconds: 10
+# Each run's page says before it starts how long it should take, how likely it fails and what it costs: from forecasts.json, which
+# training publishes. Dagster's queue otherwise; its settings, as under `run_queue`, stand under `config`. Leave the three lines out
+# to do without.
+run_coordinator:
+  module: workflows_pkg.instance.coordinator
+  class: ForecastingRunCoordinator
 concurrency: {runs: {max_concurrent_runs: 2}}
 """
 

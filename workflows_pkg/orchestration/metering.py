@@ -8,11 +8,17 @@ history says unknown and never something wrong:
 - Peak memory belongs to the process (`VmHWM` on Linux, which unlike `ru_maxrss` does not survive an exec), so it is given
   only where the process was made for this one attempt: a child of Dagster's multiprocess executor.
 
-Measuring never fails a step: what goes wrong here is logged at debug level.
+What is measured is the body: from the call of the function to its end, retried attempts and raised errors included. Loading inputs
+and storing outputs are Dagster's and happen around it. Peak memory is read at the end of the body, and is the process's up to there.
+
+Measuring never fails a step: what goes wrong here is logged at debug level. One event is what it costs, and nearly all of that cost is
+the event log's: on Dagster's default SQLite two waits for the disk (benchmarks/metering.py).
 """
 
 from __future__ import annotations
 
+import functools
+import inspect
 import logging
 import multiprocessing
 import os
@@ -21,7 +27,10 @@ import resource
 import sys
 import threading
 import weakref
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
+from contextlib import aclosing
 from dataclasses import dataclass
+from types import TracebackType
 from typing import Any, Protocol
 
 import dagster as dg
@@ -38,8 +47,12 @@ ATTEMPT, DEDICATED = "workflows/attempt", "workflows/dedicated"
 
 # What Dagster's multiprocess executor runs in a step's own process (dagster/_core/executor/child_process_executor.py).
 _STEP_WORKER = "_execute_command_in_child_process"
+_MARKER = "__workflows_metered__"
 
 _log = logging.getLogger(__name__)
+
+
+First = Callable[[dg.OpExecutionContext], None]
 
 
 class MeteredContext(Protocol):
@@ -64,8 +77,27 @@ class Mark:
 
 _open: weakref.WeakSet[Mark] = weakref.WeakSet()
 _metered: set[tuple[str, str]] = set()
-_last: tuple[str, Mark] | None = None
 _lock = threading.Lock()
+
+
+def metered(function: Callable[..., Any], first: First | None = None) -> Callable[..., Any]:
+    """`function` as the body of an op that reports its use: same signature, same sort (plain, generator, async, async generator).
+
+    Only an attempt of a step is measured: called directly, as tests of ops do, it is `function`. A metered function is returned as it is.
+    `first` is called before each attempt; what it raises is logged and does not reach the step.
+    """
+    if is_metered(function):
+        return function
+    sort = next((make for matches, make in _SORTS if matches(function)), _around_call)
+    made = sort(function, first)
+    functools.update_wrapper(made, function)  # Dagster reads names, annotations and source through `__wrapped__`
+    setattr(made, _MARKER, True)
+    return made
+
+
+def is_metered(function: Callable[..., Any]) -> bool:
+    """Whether `metered` made this function."""
+    return getattr(function, _MARKER, False) is True
 
 
 def begin() -> Mark:
@@ -81,22 +113,15 @@ def begin() -> Mark:
     return mark
 
 
-def report(context: MeteredContext, mark: Mark | None, attempt: int, failed: bool = False) -> None:
-    """Writes the one engine event of this attempt (1 is the first); never raises.
-
-    Without a mark the seconds are those of the whole process where it is dedicated, else those since the run's previous
-    attempt in this process ended, else unknown.
-    """
-    global _last
+def report(context: MeteredContext, mark: Mark, attempt: int, failed: bool = False) -> None:
+    """Writes the one engine event of this attempt (1 is the first); never raises."""
     try:
         step_key = _step_key(context)
         with _lock:
             _metered.add((context.run_id, step_key))
             dedicated = _dedicated()
-            since = mark or _earlier(context.run_id, dedicated)
-            if mark is not None:
-                _open.discard(mark)
-        cpu_s = _spent(since)
+            _open.discard(mark)
+        cpu_s = _spent(mark)
         metadata: dict[str, dg.MetadataValue] = {
             PROCESS_ID: dg.MetadataValue.int(os.getpid()),
             HOST: dg.MetadataValue.text(platform.node()),
@@ -115,10 +140,105 @@ def report(context: MeteredContext, mark: Mark | None, attempt: int, failed: boo
             job_name=context.job_name,
             step_key=step_key,
         )
-        with _lock:
-            _last = (context.run_id, Mark(cpu_s=_cpu_s(), thread_id=threading.get_ident()))
     except Exception:  # noqa: BLE001 - measuring is a courtesy: whatever breaks here, the step goes on
         _log.debug("An attempt could not be metered.", exc_info=True)
+
+
+class _Attempt:
+    """Measures what happens inside it, once, however it ends. A class and not a generator: it adds no frame to a user's traceback."""
+
+    __slots__ = ("_context", "_mark", "goes_on")
+
+    def __init__(self, first: First | None) -> None:
+        self._context = _current_step()
+        if first is not None and self._context is not None:
+            _tried(first, self._context)
+        self._mark = begin() if self._context is not None else None
+        self.goes_on = False
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._context is None or self._mark is None or self.goes_on:
+            return
+        report(self._context, self._mark, self._context.retry_number + 1, failed=error is not None)
+
+
+def _current_step() -> dg.OpExecutionContext | None:
+    """The step that this thread runs; None where the function is called by somebody else."""
+    try:
+        return dg.OpExecutionContext.get()
+    except dg.DagsterInvariantViolationError:
+        return None
+
+
+def _tried(first: First, context: dg.OpExecutionContext) -> None:
+    try:
+        first(context)
+    except Exception:  # noqa: BLE001 - a note about the run is a courtesy as well
+        _log.debug("What runs before an attempt failed.", exc_info=True)
+
+
+def _around_generator(function: Callable[..., Generator[Any, Any, Any]], first: First | None) -> Callable[..., Any]:
+    def body(*args: Any, **kwargs: Any) -> Generator[Any, Any, Any]:
+        with _Attempt(first):
+            return (yield from function(*args, **kwargs))
+
+    return body
+
+
+def _around_coroutine(function: Callable[..., Awaitable[Any]], first: First | None) -> Callable[..., Any]:
+    async def body(*args: Any, **kwargs: Any) -> Any:
+        with _Attempt(first):
+            return await function(*args, **kwargs)
+
+    return body
+
+
+def _around_async_generator(function: Callable[..., Any], first: First | None) -> Callable[..., Any]:
+    async def body(*args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        with _Attempt(first):
+            async with aclosing(function(*args, **kwargs)) as events:
+                async for event in events:
+                    yield event
+
+    return body
+
+
+def _around_call(function: Callable[..., Any], first: First | None) -> Callable[..., Any]:
+    def body(*args: Any, **kwargs: Any) -> Any:
+        attempt = _Attempt(first)
+        with attempt:
+            result = function(*args, **kwargs)
+            attempt.goes_on = inspect.isgenerator(result) or inspect.isasyncgen(result)
+        if inspect.isgenerator(result):
+            return _rest(attempt, result)
+        return _async_rest(attempt, result) if inspect.isasyncgen(result) else result
+
+    return body
+
+
+def _rest(attempt: _Attempt, events: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
+    """What a function that only returned a generator has still to do."""
+    attempt.goes_on = False
+    with attempt:
+        return (yield from events)
+
+
+async def _async_rest(attempt: _Attempt, events: AsyncGenerator[Any, Any]) -> AsyncIterator[Any]:
+    attempt.goes_on = False
+    with attempt:
+        async with aclosing(events):
+            async for event in events:
+                yield event
+
+
+_SORTS: tuple[tuple[Callable[[Any], bool], Callable[..., Any]], ...] = (
+    (inspect.isasyncgenfunction, _around_async_generator),
+    (inspect.iscoroutinefunction, _around_coroutine),
+    (inspect.isgeneratorfunction, _around_generator),
+)
 
 
 def _dedicated() -> bool:
@@ -127,18 +247,9 @@ def _dedicated() -> bool:
     return getattr(target, "__name__", "") == _STEP_WORKER and len(_metered) <= 1
 
 
-def _earlier(run_id: str, dedicated: bool) -> Mark | None:
-    """Where an attempt without a mark began, as far as this process knows."""
-    if dedicated:
-        return Mark(cpu_s=0.0, thread_id=0)
-    if _last is not None and _last[0] == run_id and _last[1].thread_id == threading.get_ident() and not _open:
-        return _last[1]
-    return None
-
-
-def _spent(since: Mark | None) -> float | None:
+def _spent(since: Mark) -> float | None:
     now = _cpu_s()
-    if since is None or since.shared or since.cpu_s is None or now is None:
+    if since.shared or since.cpu_s is None or now is None:
         return None
     return round(max(0.0, now - since.cpu_s), 6)
 

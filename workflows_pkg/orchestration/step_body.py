@@ -17,16 +17,13 @@ from workflows_pkg.orchestration.metering import begin, report
 from workflows_pkg.orchestration.partitions import partition_slice
 from workflows_pkg.orchestration.retries import for_dagster, is_retried
 from workflows_pkg.orchestration.scope import run_scope, step_fields
+from workflows_pkg.orchestration.version_tags import DIGEST_TAG, VERSION_TAG, WORKFLOW_TAG
 from workflows_pkg.security.allow import Allow
 from workflows_pkg.security.secrets import Secrets
 from workflows_pkg.spec.expressions import resolve
 from workflows_pkg.spec.model import Step
 from workflows_pkg.steps.contract import PartitionSlice, StepContext, StepKind, StepValue
 from workflows_pkg.steps.values import step_value
-
-VERSION_TAG = "workflows/version"
-WORKFLOW_TAG, DIGEST_TAG, OWNER_TAG = (f".dagster/workflows_{name}" for name in ("workflow", "digest", "owner"))
-"""Run tags; the prefix is Dagster's for tags that its pages do not show, where five more lines a run would crowd the list."""
 
 VALUE = "value"
 """Name of the op output that carries what the step gives."""

@@ -17,9 +17,11 @@ from typing import Any
 import pandas as pd
 
 from workflows_pkg.history.records import Forecast
+from workflows_pkg.prediction.course import COURSE, courses
 from workflows_pkg.prediction.duration import FIRST_FIT, NAME
+from workflows_pkg.prediction.failure import FAILURE, KEEP, risks
 from workflows_pkg.prediction.features import COST_FLOOR, FLOOR, MODEL_FEATURES
-from workflows_pkg.prediction.lookup import FORMAT
+from workflows_pkg.prediction.lookup import BLOCK, FORMAT, LONGEST_LINE
 from workflows_pkg.prediction.rows import (
     Column,
     Connection,
@@ -39,11 +41,13 @@ SCORED_FROM = 5
 
 
 def train(con: Connection, now: datetime, partitions: Mapping[str, str] | None = None) -> list[Forecast]:
-    """Forecasts for the next run of every job asked for at `now`: the whole run in four quantities, each step in two.
+    """Forecasts for the next run of every job asked for at `now`: the whole run in five quantities, each step in three,
+    and from five successful runs on in those of `COURSE`.
 
     `partitions` names, by job, the partition that run will have, where the caller knows it; the others are forecast
     without one. Runs and attempts of trials, and everything after `now`, are not looked at. Times rest on successful
-    runs and attempts, queue and start times on every run that has them. What has no history gets no forecast.
+    runs and attempts, queue and start times on every run that has them, the risk of failure on every run and step that
+    succeeded or failed; canceled ones say nothing of it. What has no history gets no forecast.
     The same history and moment give the same forecasts.
     """
     return train_with_card(con, now, partitions)[0]
@@ -72,6 +76,14 @@ def train_with_card(
         found = _forecast(attempt_observations(known_attempts, quantity), quantity, moment, ahead)
         forecasts += found
         summary[f"step {quantity}"] = _summary(found)
+    last_tries = known_attempts[~known_attempts["will_retry"].fillna(False).astype(bool)]
+    for name, tried in (("run", known_runs.assign(step="")), ("step", last_tries)):
+        found = risks(tried, moment)
+        forecasts += found
+        summary[f"{name} {FAILURE}"] = _summary(found)
+    found = courses(known_runs, known_attempts, moment)
+    forecasts += found
+    summary |= {f"step {quantity}": _summary([item for item in found if item.quantity == quantity]) for quantity in COURSE}
     return forecasts, _card(known_runs, known_attempts, moment, summary)
 
 
@@ -149,7 +161,7 @@ def _card(known_runs: Frame, known_attempts: Frame, moment: datetime, summary: d
             "attempts": len(known_attempts),
             "first": None if pd.isna(first) else first.isoformat(),
             "last": None if pd.isna(last) else last.isoformat(),
-            "left_out": "runs of trials; attempts and runs that did not succeed, for times and cost",
+            "left_out": "runs of trials; attempts and runs that did not succeed, for times and cost; canceled ones, for the risk",
         },
         "predictor": {
             "name": NAME,
@@ -161,6 +173,11 @@ def _card(known_runs: Frame, known_attempts: Frame, moment: datetime, summary: d
             "kept": "nothing: fitted again from the history at every training",
         },
         "rules": list(RULES),
+        "risk_of_failure": {
+            "posterior": "Beta, with Jeffreys' prior, of discounted outcomes",
+            "discounts": list(KEEP),
+            "chosen_by": "log loss of one-step-ahead forecasts over the key's own past",
+        },
         "served_where": "its mean past error on the key, blended with that of all keys, is a tenth below the best simple rule's",
         "interval": "5 % and 95 % quantiles of the served predictions' own past errors, corrected online",
         "scores": summary,
@@ -168,33 +185,54 @@ def _card(known_runs: Frame, known_attempts: Frame, moment: datetime, summary: d
 
 
 def publish_table(forecasts: Iterable[Forecast], path: Path) -> None:
-    """Writes the forecasts as one small JSON file, replaced in one step: a reader sees the old table or the new one."""
-    jobs: dict[str, dict[str, dict[str, Any]]] = {}
+    """Writes the forecasts as one JSON file for lookups, replaced in one step: a reader sees the old table or the new one.
+
+    After the index, one line per job in the order of their names, each quantity as [p05, p50, p95, sample count, predictor].
+    Of a job with so many steps that its line would be longer than a lookup reads, the shortest steps are left out.
+    """
+    jobs: dict[str, dict[str, dict[str, list[Any]]]] = {}
     as_of: datetime | None = None
     for item in forecasts:
-        entry = {
-            "p05": item.p05,
-            "p50": item.p50,
-            "p95": item.p95,
-            "sample_count": item.sample_count,
-            "predictor": item.predictor,
-        }
+        entry = [item.p05, item.p50, item.p95, item.sample_count, item.predictor]
         jobs.setdefault(item.job_name, {}).setdefault(item.step, {})[item.quantity] = entry
         as_of = max(as_of or item.as_of, item.as_of)
-    _replace(path, {"format": FORMAT, "as_of": as_of.astimezone(UTC).isoformat() if as_of else None, "jobs": jobs})
+    index: list[tuple[str, int]] = []
+    lines: list[str] = []
+    place = block = 0
+    for name in sorted(jobs):
+        lines.append(_job_line(name, jobs[name]))
+        if not index or place - block >= BLOCK:
+            index.append((name, place))
+            block = place
+        place += len(lines[-1]) + len(",\n")
+    head = {"format": FORMAT, "as_of": as_of.astimezone(UTC).isoformat() if as_of else None, "index": index, "jobs": {}}
+    body = ",\n".join(lines) + ("\n" if lines else "")
+    _replace(path, f"{json.dumps(head).removesuffix('}}')}\n{body}}}}}\n")
 
 
 def publish_card(card: Mapping[str, Any], path: Path) -> None:
     """Writes the predictors' card as JSON, replaced in one step."""
-    _replace(path, card)
+    _replace(path, json.dumps(card, indent=1, sort_keys=True, allow_nan=False))
 
 
-def _replace(path: Path, value: Mapping[str, Any]) -> None:
+def _job_line(name: str, steps: dict[str, dict[str, list[Any]]]) -> str:
+    longest_first = sorted(steps, key=lambda step: (step != "", -steps[step].get("run_time_s", [0, 0])[1], step))
+    kept = len(longest_first)
+    while True:
+        by_step = {step: steps[step] for step in longest_first[:kept]}
+        line = f"{json.dumps(name)}: {json.dumps(by_step, allow_nan=False)}"
+        size = len(line) + len(",\n")
+        if size <= LONGEST_LINE or kept == 0:
+            return line
+        kept = kept * LONGEST_LINE // size
+
+
+def _replace(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(value, file, indent=1, sort_keys=True, allow_nan=False)
+            file.write(text)
             file.flush()
             os.fsync(file.fileno())
         os.chmod(name, 0o644)

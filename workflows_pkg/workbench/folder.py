@@ -8,7 +8,6 @@ from pathlib import Path
 
 import dagster as dg
 
-from workflows_pkg.advisor.suggestions import resolve_auto
 from workflows_pkg.errors import Problem, SpecError, WorkflowsError
 from workflows_pkg.history.store import open_history
 from workflows_pkg.orchestration.compile import compile_workflow
@@ -77,5 +76,8 @@ def _current(home: Path | None, written: Workflow) -> tuple[Workflow, int]:
 def _with_learned_numbers(workflow: Workflow, home: Path) -> Workflow:
     if all(step.timeout != "auto" for step in workflow.steps.values()):
         return workflow
+    # Imported here: SciPy behind it takes a second that code locations without `timeout: auto` need not wait for.
+    from workflows_pkg.advisor.suggestions import resolve_auto
+
     with open_history(home) as history:
         return resolve_auto(workflow, history)

@@ -1,136 +1,112 @@
-"""How does one line add metering to every step of any code location?
+"""How does one line add metering, and what a tuning file says, to any code location?
 
-    defs = instrument(dg.Definitions(...))
+    defs = dg.Definitions.merge(instrument(mine, tuning="tuning.yaml"), workbench())
 
-One hook goes onto every executable asset, asset check and job. Dagster keeps copies - a schedule or sensor holds the job object it was
-made with, and one made directly from an asset holds the asset - so those are rebuilt around the same instrumented copies. What
-the definitions compute, need and are called stays as it was; without the line they are as before.
+The function of every op is wrapped (`orchestration.metering`), wherever the op is used: one event per attempt of a step, and nothing
+else that Dagster shows. Retry policies and run timeouts of the tuning file are laid over in the same copies (`workbench.overlay`).
+Without the line everything is as before; without an entry, what the entry was about is.
 
-One hook that looks at every attempt is used instead of a success hook and a failure hook: those two pass over attempts that
-will be retried, and Dagster writes an event for each hook whether or not it had something to do. The cost per attempt is two events,
-the measurement and Dagster's note that the hook ran. An attempt whose process died leaves none.
+What cannot be copied or laid over stays as it was, is logged once, and is in the metadata of the definitions.
 """
 
 from __future__ import annotations
 
+import inspect
 import logging
-import warnings
-from collections.abc import Iterable, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable
+from pathlib import Path
+from types import FrameType
+from typing import Any, overload
 
 import dagster as dg
 
-from workflows_pkg.orchestration.metering import METERED_TAG, report
+from workflows_pkg.orchestration.metering import METERED_TAG, First, is_metered, metered
+from workflows_pkg.workbench.rebuild import Body, Changes, rebuilt
 
-_log = logging.getLogger(__name__)
+KEPT = "workflows/not_metered"
+"""Metadata of the definitions: what stays without metering, and why; absent where everything is metered."""
 
-Definition = TypeVar("Definition")
-
-
-def _meter(context: dg.HookContext, events: Sequence[dg.DagsterEvent]) -> dg.HookExecutionResult:
-    ran = any(event.is_step_start or event.is_step_restarted for event in events)
-    attempt = _attempt(context)
-    if not ran or attempt is None or (context.op.tags or {}).get(METERED_TAG) == "body":
-        return dg.HookExecutionResult(hook_name=HOOK.name, is_skipped=True)
-    failed = any(event.is_step_failure or event.is_step_up_for_retry for event in events)
-    report(context, None, attempt, failed)
-    return dg.HookExecutionResult(hook_name=HOOK.name, is_skipped=False)
+_log = logging.getLogger("workflows")
 
 
-def _attempt(context: Any) -> int | None:
-    """1 for the first. No public name says it to a hook; where Dagster moved it, None: no measurement rather than a wrong one."""
-    try:
-        return context._step_execution_context.previous_attempt_count + 1
-    except AttributeError:
-        _log.debug("Dagster moved the number of the attempt; nothing is metered.", exc_info=True)
-        return None
+@overload
+def instrument(defs: dg.Definitions, tuning: str | Path | None = None) -> dg.Definitions: ...
+@overload
+def instrument(defs: Callable[..., dg.Definitions], tuning: str | Path | None = None) -> Callable[..., dg.Definitions]: ...
+def instrument(defs: Any, tuning: str | Path | None = None) -> Any:
+    """The same definitions, in which every attempt of a step reports what it used. Instrumenting twice is instrumenting once.
+
+    defs: what a location offers, or what `@dg.definitions` made, which is then instrumented when Dagster loads it.
+    tuning: the tuning file; a relative path is beside the module that calls this. None, or a file that is not there: no tuning.
+
+    Never raises for what it finds: a definition that cannot be copied, an entry that fits nothing, a file that cannot be read.
+    """
+    file = None if tuning is None else _beside(inspect.currentframe(), Path(tuning))
+    return _instrumented(defs, file) if isinstance(defs, dg.Definitions) else _lazily(defs, file)
 
 
-HOOK = dg.HookDefinition(name="workflows_metering", hook_fn=_meter)
-"""Meters one attempt; does nothing for ops tagged `workflows/metered: body`, which do it themselves."""
+def _beside(frame: FrameType | None, file: Path) -> Path:
+    """`file` in the folder of the module that called the function of `frame`; as it is where that is no file."""
+    caller = frame.f_back if frame is not None else None
+    module = caller.f_globals.get("__file__") if caller is not None else None
+    return file if file.is_absolute() or module is None else Path(module).parent / file
 
 
-def instrument(defs: dg.Definitions) -> dg.Definitions:
-    """The same definitions, in which every step of every run reports what it used. Instrumenting twice is instrumenting once."""
-    copies = _Copies()
-    schedules, sensors = copies.all(defs.schedules), copies.all(defs.sensors)
-    held = copies.all(_held_by_automation(defs))
+def _lazily(defs: Any, file: Path | None) -> Any:
+    if not callable(defs):
+        _log.warning("A %s cannot be instrumented; it stays as it is. Pass dagster.Definitions.", type(defs).__name__)
+        return defs
+
+    def made(*args: Any) -> Any:
+        loaded = defs(*args)
+        return _instrumented(loaded, file) if isinstance(loaded, dg.Definitions) else _lazily(loaded, file)
+
+    if not getattr(defs, "has_context_arg", False):
+        return dg.definitions(lambda: made())
+
+    def with_context(context: dg.ComponentLoadContext) -> dg.Definitions:
+        return made(context)
+
+    return dg.definitions(with_context)
+
+
+def _instrumented(defs: dg.Definitions, file: Path | None) -> dg.Definitions:
+    changes, metadata = Changes(body=_body), {}
+    if file is not None and file.exists():
+        # Here, because a process made for one step loads this module as well, and most have no tuning to read.
+        from workflows_pkg.workbench.overlay import laid_over
+
+        laid, said = laid_over(defs, file)
+        metadata |= said
+        changes = Changes(
+            body=lambda op, function: _body(op, function, laid.announce if id(op) in laid.tuned_ops else None),
+            ops=laid.ops,
+            graphs=laid.graphs,
+            job=laid.job,
+            requested=laid.requested,
+        )
+    made = rebuilt(defs, changes)
+    for sentence in made.kept:
+        _log.warning("%s", sentence)
+    if made.kept:
+        metadata[KEPT] = dg.MetadataValue.text("\n".join(made.kept))
+    return made.defs if not metadata else _with_metadata(made.defs, metadata)
+
+
+def _body(op: dg.OpDefinition, function: Body, first: First | None = None) -> Body:
+    return function if op.tags.get(METERED_TAG) == "body" or is_metered(function) else metered(function, first)
+
+
+def _with_metadata(defs: dg.Definitions, metadata: dict[str, Any]) -> dg.Definitions:
     return dg.Definitions(
-        assets=[*(copies.all(defs.assets) or []), *(held or [])] if held else copies.all(defs.assets),
-        asset_checks=copies.all(defs.asset_checks),
-        jobs=copies.all(defs.jobs),
-        schedules=schedules,
-        sensors=sensors,
+        assets=defs.assets,
+        asset_checks=defs.asset_checks,
+        jobs=defs.jobs,
+        schedules=defs.schedules,
+        sensors=defs.sensors,
         resources=defs.resources,
         executor=defs.executor,
         loggers=defs.loggers,
-        metadata=defs.metadata,
+        metadata={**defs.metadata, **metadata},
         component_tree=defs.component_tree,
     )
-
-
-def _held_by_automation(defs: dg.Definitions) -> list[dg.AssetsDefinition]:
-    """Assets that only a schedule or sensor brings along (`target=[asset]`). Listed as assets, they are the ones Dagster takes."""
-    listed = {key for asset in defs.assets or [] if isinstance(asset, dg.AssetsDefinition) for key in asset.keys}
-    automation = [schedule.target for schedule in defs.schedules or [] if isinstance(schedule, dg.ScheduleDefinition)]
-    automation += [target for sensor in defs.sensors or [] for target in sensor.targets]
-    found: dict[frozenset[dg.AssetKey], dg.AssetsDefinition] = {}
-    for asset in (asset for target in automation for asset in target.assets_defs):
-        if isinstance(asset, dg.AssetsDefinition) and not listed & set(asset.keys):
-            found[frozenset(asset.keys)] = asset
-    return list(found.values())
-
-
-class _Copies:
-    """Makes one instrumented copy of each definition, so that whoever held the same object before holds the same copy after."""
-
-    def __init__(self) -> None:
-        self._made: dict[int, tuple[Any, Any]] = {}
-
-    def all(self, definitions: Iterable[Definition] | None) -> list[Definition] | None:
-        return None if definitions is None else [self.of(definition) for definition in definitions]
-
-    def of(self, definition: Definition) -> Definition:
-        if id(definition) not in self._made:
-            self._made[id(definition)] = (
-                definition,
-                self._copy(definition),
-            )  # keeps the original alive, so that its id stays its own
-        return self._made[id(definition)][1]
-
-    def _copy(self, definition: Any) -> Any:
-        if isinstance(definition, dg.AssetsDefinition):
-            return _asset(definition)
-        if isinstance(definition, dg.JobDefinition):
-            return definition if HOOK in definition.hook_defs or _all_metered(definition.graph) else definition.with_hooks({HOOK})
-        if isinstance(definition, dg.ScheduleDefinition):
-            return self._around_copies(definition, [definition.target])
-        if isinstance(definition, dg.SensorDefinition):
-            return self._around_copies(definition, definition.targets)
-        return definition  # specs do not run; jobs that select assets run the assets' own hook
-
-    def _around_copies(self, definition: Any, targets: Sequence[Any]) -> Any:
-        """The schedule or sensor around instrumented copies of the jobs it holds."""
-        jobs = [target.job_def for target in targets if target.has_job_def]
-        new = [self.of(job) for job in jobs]
-        if all(before is after for before, after in zip(jobs, new, strict=True)):
-            return definition
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", dg.BetaWarning)  # Dagster's own copying sets a parameter that it calls beta
-            return (
-                definition.with_updated_jobs(new)
-                if isinstance(definition, dg.SensorDefinition)
-                else definition.with_updated_job(new[0])
-            )
-
-
-def _asset(definition: dg.AssetsDefinition) -> dg.AssetsDefinition:
-    if not definition.is_executable or HOOK in definition.hook_defs or _all_metered(definition.node_def):
-        return definition
-    return definition.with_hooks({HOOK})
-
-
-def _all_metered(node: Any) -> bool:
-    """Whether every op in this op or graph reports its own use."""
-    ops = list(node.iterate_op_defs())
-    return bool(ops) and all(op.tags.get(METERED_TAG) == "body" for op in ops)

@@ -1,59 +1,106 @@
-"""How does the history become forecasts and suggestions? One pass over what has landed, written back beside it."""
+"""How does the history become forecasts, findings and suggestions? Each in one pass over what has landed, written back beside it.
+
+All of them read the published history, so that events go on landing meanwhile, and take the writer's turn only to write. What the
+workbench itself did is left out.
+"""
 
 from __future__ import annotations
 
-import json
+import logging
+from contextlib import closing
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
+from workflows_pkg.advisor.findings import Finding, findings
+from workflows_pkg.advisor.jobs import suggest_for_jobs
 from workflows_pkg.advisor.suggestions import suggest
+from workflows_pkg.errors import WorkflowsError, bounded
 from workflows_pkg.history.questions import read
 from workflows_pkg.history.records import Forecast, Suggestion, Version
-from workflows_pkg.history.store import Writer, open_history
+from workflows_pkg.history.store import Writer, open_history, writer
 from workflows_pkg.prediction.forecasts import publish_card, publish_table, train_with_card
 from workflows_pkg.prediction.lookup import FILE
 from workflows_pkg.release.versions import VersionStore
 from workflows_pkg.spec.model import Workflow
+from workflows_pkg.workbench.news import CARD, without_own
 
-CARD = "forecasts.card.json"
-"""What the predictors were trained on, in the instance's folder."""
+PATIENCE_S = 600.0
+"""How long to wait for the writer's turn: the first import of a large event log holds it for minutes, in pieces of seconds."""
+
+_UNREADABLE = (WorkflowsError, ValueError, OSError)
+"""What reading a version raises: a damaged file, a spec of a later release (pydantic's error is a ValueError), no right to read."""
+
+_log = logging.getLogger("workflows")
 
 
-def learn(history: Writer, home: Path) -> list[Forecast]:
-    """Trains on everything landed so far, keeps the forecasts, and publishes them for lookups, with the predictors' card."""
-    forecasts, card = train_with_card(history.con, datetime.now(UTC))
-    history.upsert(Forecast, forecasts)
+@dataclass(frozen=True)
+class Advice:
+    """The open suggestions, the best first, and a sentence for each workflow whose versions could not be read."""
+
+    suggestions: list[Suggestion]
+    unreadable: list[str]
+
+
+def learn(home: Path) -> tuple[list[Forecast], dict[str, Any]]:
+    """Trains on everything landed so far, keeps the forecasts, and publishes them for lookups, with the predictors' card.
+
+    The forecasts and the card. Raises BusyError where the writer's turn does not come.
+    """
+    with closing(open_history(home)) as con:
+        forecasts, card = train_with_card(without_own(con), datetime.now(UTC))
+    with writer(home, PATIENCE_S) as history:
+        history.upsert(Forecast, forecasts)
     publish_table(forecasts, home / FILE)
     publish_card(card, home / CARD)
-    return forecasts
+    return forecasts, card
 
 
-def refresh_suggestions(history: Writer, store: VersionStore) -> list[Suggestion]:
-    """Suggestions for the active versions; ones that were decided keep their status, open ones no longer supported go."""
-    record_versions(history, store)
-    active: dict[str, tuple[int, Workflow]] = {}
-    for name in store.names():
-        version = store.active(name)
-        active[name] = (version.number, store.workflow(version))
-    decided = {s.suggestion_id: s for s in read(history.con, Suggestion) if s.status != "open"}
-    found = [s for s in suggest(history.con, active, datetime.now(UTC)) if s.suggestion_id not in decided]
-    history.delete(Suggestion, status="open")
-    history.upsert(Suggestion, found)
-    return found
+def notice(home: Path) -> list[Finding]:
+    """What deserves a look in the history landed so far, the most severe first."""
+    with closing(open_history(home)) as con:
+        return findings(without_own(con), datetime.now(UTC))
+
+
+def refresh_suggestions(home: Path) -> Advice:
+    """Suggestions for the active versions, the best first, then those for jobs without a workflow; kept as the open ones.
+
+    Ones that were decided keep their status and are not made again, open ones no longer supported go. A workflow whose versions
+    cannot be read is told of and stops no other. Raises BusyError where the writer's turn does not come.
+    """
+    store, now = VersionStore(home), datetime.now(UTC)
+    active, unreadable = _active(store)
+    with closing(open_history(home)) as con:
+        without_own(con)
+        proposed = [*suggest(con, active, now), *suggest_for_jobs(con, now)]
+    with writer(home, PATIENCE_S) as history, history.transaction():
+        record_versions(history, store)
+        decided = {s.suggestion_id for s in read(history.con, Suggestion) if s.status != "open"}
+        found = [s for s in proposed if s.suggestion_id not in decided]
+        history.delete(Suggestion, status="open")
+        history.upsert(Suggestion, found)
+    return Advice(found, unreadable)
 
 
 def record_versions(history: Writer, store: VersionStore) -> None:
-    """Copies every version's record into the history."""
+    """Copies the record of every version into the history; a workflow with one that cannot be read is passed over, and told of."""
     for name in store.names():
-        history.upsert(Version, store.log(name))
+        try:
+            history.upsert(Version, store.log(name))
+        except _UNREADABLE as error:
+            _log.warning("Not all versions of workflow '%s' can be read: %s", name, error)
 
 
-def has_news(home: Path) -> bool:
-    """Whether the history holds ended runs that the last training did not see, whenever they ended."""
-    try:
-        seen = int(json.loads((home / CARD).read_text())["data"]["ended_runs"])
-    except (OSError, ValueError, KeyError, TypeError):
-        seen = 0  # never trained, or the card cannot be read: training writes it again
-    with open_history(home) as connection:
-        row = connection.execute("select count(*) from runs where outcome is not null and trial_id is null").fetchone()
-    return bool(row and row[0] != seen)
+def _active(store: VersionStore) -> tuple[dict[str, tuple[int, Workflow]], list[str]]:
+    """Number and spec of the active version by workflow, and a sentence for each that cannot be read."""
+    active: dict[str, tuple[int, Workflow]] = {}
+    unreadable: list[str] = []
+    for name in store.names():
+        try:
+            version = store.active(name)
+            active[name] = (version.number, store.workflow(version))
+        except _UNREADABLE as error:
+            unreadable.append(f"No suggestions for workflow '{name}': {bounded(error, 300)}")
+            _log.warning("%s", unreadable[-1])
+    return active, unreadable

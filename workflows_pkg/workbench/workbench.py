@@ -1,8 +1,9 @@
-"""What does a user merge into their definitions to get history in Dagster itself?
+"""What does a user merge into their definitions to get history, forecasts and advice in Dagster itself?
 
     defs = dg.Definitions.merge(instrument(mine), workbench())
 
-It brings a running sensor, and no executor, logger, IO manager or resource that could collide with the user's own.
+It brings two running sensors, one job and five assets, all named `workflows…`, and no executor, logger, IO manager or resource that
+could collide with the user's own.
 """
 
 from __future__ import annotations
@@ -13,6 +14,9 @@ import dagster as dg
 
 from workflows_pkg.errors import BusyError, SetupError
 from workflows_pkg.orchestration.events import SYNC_SENSOR, SyncResult, sync_events
+from workflows_pkg.workbench.assets import IN_MEMORY, home_of, learning_definitions
+from workflows_pkg.workbench.learning_sensor import learning_sensor
+from workflows_pkg.workbench.telling import tell_in_passing
 
 EVERY_S = 5
 """Seconds between syncs: with the daemon's own 5 s between looks at its sensors, what happened is in history within 10 s."""
@@ -22,16 +26,17 @@ BUDGET_S = 5.0
 
 
 def workbench(instance_home: Path | None = None) -> dg.Definitions:
-    """Definitions to merge into any others.
+    """Definitions to merge into any others: the sensor that lands history, and what is learned from it.
 
     The sensor `workflows_history_sync` lands what happened in this instance in the history beside it, every 5 seconds, from the start and
     without launching runs; its skip reason says what it landed. `instance_home` is the Dagster instance, None: the one that evaluates it.
     """
 
     def evaluate(context: dg.SensorEvaluationContext) -> dg.SkipReason:
-        home = instance_home or _home(context.instance)
+        home = instance_home or home_of(context.instance)
         if home is None:
-            return dg.SkipReason("This instance keeps its event log in memory; there is nothing to read. Set DAGSTER_HOME.")
+            return dg.SkipReason(IN_MEMORY)
+        tell_in_passing(context.instance, home)
         try:
             return dg.SkipReason(_sentence(sync_events(home, home, budget_s=BUDGET_S, wait_s=0)))
         except (BusyError, SetupError) as error:
@@ -44,12 +49,9 @@ def workbench(instance_home: Path | None = None) -> dg.Definitions:
         default_status=dg.DefaultSensorStatus.RUNNING,
         description="Lands what happened in this instance in its history (history.duckdb).",
     )
-    return dg.Definitions(sensors=[sensor])
-
-
-def _home(instance: dg.DagsterInstance) -> Path | None:
-    """The folder of a persistent instance; an ephemeral one keeps its events elsewhere, or nowhere."""
-    return None if instance.is_ephemeral else Path(instance.root_directory)
+    return dg.Definitions.merge(
+        dg.Definitions(sensors=[sensor, learning_sensor(instance_home)]), learning_definitions(instance_home)
+    )
 
 
 def _sentence(result: SyncResult) -> str:

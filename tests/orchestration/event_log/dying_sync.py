@@ -20,7 +20,7 @@ from typing import Any
 
 from workflows_pkg.history.crash import VARIABLE
 from workflows_pkg.history.store import open_history
-from workflows_pkg.orchestration import events
+from workflows_pkg.orchestration import batches, events
 
 
 def in_child(work: Any, kill_after_s: float | None = None) -> int:
@@ -41,7 +41,7 @@ def in_child(work: Any, kill_after_s: float | None = None) -> int:
 
 def sync(home: Path, history: Path, point: str = "") -> None:
     os.environ[VARIABLE] = point
-    events.BATCH_ROWS, events.BATCH_RUNS = 25, 2
+    batches.PIECE_ROWS, batches.BATCH_ROWS, batches.BATCH_RUNS = 25, 25, 2
     events.sync_events(home, history)
 
 

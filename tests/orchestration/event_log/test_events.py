@@ -23,10 +23,11 @@ from dagster._core.storage.tags import PARENT_RUN_ID_TAG
 
 from workflows_pkg.errors import BusyError, SetupError
 from workflows_pkg.history.store import open_history, writer
-from workflows_pkg.orchestration import events, sources
+from workflows_pkg.orchestration import batches, events
 from workflows_pkg.orchestration.events import SYNC_SENSOR, sync_events
 from workflows_pkg.orchestration.facts import run_facts
-from workflows_pkg.orchestration.sources import RunBody
+from workflows_pkg.orchestration.sources import Source, sqlite
+from workflows_pkg.orchestration.sources.rows import LONGEST_EVENT, RunBody
 from workflows_pkg.orchestration.translation import KINDS
 
 HERE = Path(__file__).parent
@@ -174,8 +175,9 @@ def test_the_trigger_is_read_from_the_tags(tags: dict[str, str], expected: tuple
 def test_a_budget_stops_early_and_the_next_call_goes_on(
     home: Path, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(events, "BATCH_RUNS", 2)
-    monkeypatch.setattr(events, "BATCH_ROWS", 15)
+    monkeypatch.setattr(batches, "BATCH_RUNS", 2)
+    monkeypatch.setattr(batches, "PIECE_ROWS", 15)
+    monkeypatch.setattr(batches, "BATCH_ROWS", 15)
     seen: list[tuple[int, int]] = []
     calls = 1
     while not (result := sync_events(home, home, budget_s=0, progress=lambda done, total: seen.append((done, total)))).complete:
@@ -296,7 +298,7 @@ def test_a_log_that_is_gone_stops_nothing(home: Path) -> None:
 
 @pytest.mark.parametrize(
     "poison",
-    [b'{"truncated": ', b'"\xff\xfe"', b"[1, 2]", b"x" * (sources.LONGEST_EVENT + 10)],
+    [b'{"truncated": ', b'"\xff\xfe"', b"[1, 2]", b"x" * (LONGEST_EVENT + 10)],
     ids=lambda text: text[:8].decode("latin1"),
 )
 def test_a_poison_row_is_put_aside_once_and_its_neighbours_land(home: Path, instance: dg.DagsterInstance, poison: bytes) -> None:
@@ -351,25 +353,26 @@ def test_a_writer_that_holds_the_log_does_not_keep_the_reader_waiting(home: Path
 
 def test_the_reader_never_keeps_a_writer_waiting(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     waited: list[str] = []
-    real = sources.event_rows
+    real = Source.log_pieces
 
-    def write_meanwhile(*args: Any) -> Any:
+    def write_meanwhile(source: Source, *args: Any) -> Any:
         def query(con: sqlite3.Connection) -> None:
             con.execute("select * from runs").fetchone()  # a read in progress
             change(home / "history" / "runs.db", "update runs set mode = 'y'")
             waited.append("no")
 
-        (home / "history" / "runs.db").touch()  # in use: read under SQLite's own rules
-        sources.read(home / "history" / "runs.db", query)
-        return real(*args)
+        for piece in real(source, *args):
+            (home / "history" / "runs.db").touch()  # in use: read under SQLite's own rules
+            sqlite.read(str(home / "history" / "runs.db"), query)
+            yield piece
 
-    monkeypatch.setattr(sources, "event_rows", write_meanwhile)
+    monkeypatch.setattr(Source, "log_pieces", write_meanwhile)
     sync_events(home, home)
     assert len(waited) > 5
 
 
 def test_a_log_without_write_ahead_that_is_held_is_busy(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sources, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(sqlite, "PATIENCE_S", 0.1)
     with closing(sqlite3.connect(home / "history" / "runs.db", isolation_level=None)) as con:
         con.execute("pragma journal_mode = delete")
         con.execute("begin exclusive")
@@ -409,9 +412,9 @@ def test_a_folder_that_may_only_be_read_is_read(home: Path, tmp_path: Path) -> N
             "import sys",
             "from pathlib import Path",
             f"sys.path.insert(0, {str(ROOT)!r})",
-            "from workflows_pkg.orchestration import sources",
+            "from workflows_pkg.orchestration.sources import sqlite",
             f"file = Path({str(copy / 'history' / 'runs.db')!r})",
-            "print(sources.read(file, lambda con: con.execute('select count(*) from runs').fetchone()[0]))",
+            "print(sqlite.read(file, lambda con: con.execute('select count(*) from runs').fetchone()[0]))",
         )
     )
     as_nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"] if os.geteuid() == 0 else []
@@ -433,22 +436,6 @@ def test_two_syncs_at_once_take_turns(home: Path) -> None:
 
 
 # other instances
-
-
-@pytest.mark.parametrize(
-    ("text", "found"),
-    [
-        ("storage: {postgres: {postgres_url: x}}", "storage: postgres"),
-        ("storage:\n  mysql:\n    mysql_url: x", "storage: mysql"),
-        ("event_log_storage:\n  module: m\n  class: ConsolidatedSqliteEventLogStorage", "ConsolidatedSqliteEventLogStorage"),
-        ("run_storage: {module: dagster_postgres.run_storage, class: PostgresRunStorage, config: {}}", "PostgresRunStorage"),
-        ("storage: {sqlite: {base_dir: {env: WHERE}}}", "base_dir from the environment"),
-    ],
-)
-def test_another_kind_of_storage_is_named(tmp_path: Path, text: str, found: str) -> None:
-    (tmp_path / "dagster.yaml").write_text(text)
-    with pytest.raises(SetupError, match=f"(?s){tmp_path / 'dagster.yaml'}.*{found}.*cannot read yet"):
-        sync_events(tmp_path, tmp_path)
 
 
 def test_a_folder_without_an_event_log_is_named(tmp_path: Path) -> None:

@@ -1,0 +1,226 @@
+"""Does every run say what to expect of it before it starts, and is it launched whatever stands in the way of that?"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import dagster as dg
+import pytest
+import yaml
+
+from workflows_pkg.instance.coordinator import ForecastingRunCoordinator
+from workflows_pkg.orchestration.run_tags import EXPECTED_TAG, SAID, STATE_TAG
+from workflows_pkg.prediction.lookup import FILE
+
+HERE = Path(__file__).parent
+Submit = Callable[..., dg.DagsterRun]
+
+
+def test_a_run_says_what_to_expect_before_it_starts(instance: dg.DagsterInstance, submit: Submit, beside: ModuleType) -> None:
+    run = submit()
+    assert run.status == dg.DagsterRunStatus.QUEUED
+    assert run.tags[EXPECTED_TAG] == "30 s (24–42 s)"
+    assert [tag for tag in run.tags if not tag.startswith((".dagster/", "dagster/"))] == [EXPECTED_TAG], "one visible tag"
+    said, queued = beside.events(instance, run)
+    assert (said.event_type_value, queued.event_type_value) == ("ENGINE_EVENT", "PIPELINE_ENQUEUED")
+    assert said.message == (
+        "Expected 30 s (9 of 10 runs take 24–42 s), after 3 s in the queue and 4 s to start; 3 of 100 fail (between 1 and 8); "
+        "costs $0.0004 by the rate card. Rests on 48 runs, by the rule median of 10, as of 2026-10-01 12:00 UTC."
+    )
+    metadata = said.event_specific_data.metadata
+    assert {name: metadata[name].value for name in ("expected_s", "p05_s", "p95_s", "failure_share", "cost_usd", "runs_behind_it")} == {
+        "expected_s": 30.0, "p05_s": 24.0, "p95_s": 42.0, "failure_share": 0.03, "cost_usd": 0.0004, "runs_behind_it": 48,
+    }  # fmt: skip
+    assert metadata["as_of"].value == beside.AS_OF.timestamp()
+    assert [row.data["step"] for row in metadata["slowest_steps"].records] == ["clean", "extract", "score"]
+    assert metadata[SAID].value["said"] == "expected"
+
+
+def test_of_a_job_that_nothing_is_known_of_nothing_is_said(
+    instance: dg.DagsterInstance, submit: Submit, beside: ModuleType
+) -> None:
+    run = submit(beside.first_time)
+    assert not {EXPECTED_TAG, STATE_TAG} & run.tags.keys()
+    assert [event.event_type_value for event in beside.events(instance, run)] == ["PIPELINE_ENQUEUED"]
+
+
+def test_dagsters_own_job_of_picked_assets_is_not_forecast(
+    instance: dg.DagsterInstance, submit: Submit, home: Path, beside: ModuleType
+) -> None:
+    beside.publish(home, beside.nightly_forecasts("__ASSET_JOB"))
+    picked = dg.JobDefinition(graph_def=beside.nightly.graph, name="__ASSET_JOB")
+    assert EXPECTED_TAG not in submit(picked).tags
+
+
+def test_a_part_of_a_job_is_expected_to_take_its_share(instance: dg.DagsterInstance, submit: Submit, beside: ModuleType) -> None:
+    run = submit(op_selection=["clean", "score"])
+    assert run.tags[EXPECTED_TAG] == "20 s (16–28 s)", "20 of the 30 seconds that steps take"
+    (said,) = beside.events(instance, run, "ENGINE_EVENT")
+    assert "Only 2 of 3 steps run" in said.message
+    assert "fail" not in said.message, "what is known of the risk is known of whole runs"
+
+
+def test_a_copied_tag_of_the_repeated_run_is_not_taken_for_a_forecast(
+    instance: dg.DagsterInstance, submit: Submit, home: Path
+) -> None:
+    copied = {EXPECTED_TAG: "30 s, took 31 s +3 %", STATE_TAG: "told"}
+    again = submit(tags=copied)
+    assert (again.tags[EXPECTED_TAG], again.tags[STATE_TAG]) == ("30 s (24–42 s)", "open")
+    (home / FILE).unlink()
+    unknown = submit(tags=copied)
+    assert (unknown.tags[EXPECTED_TAG], unknown.tags[STATE_TAG]) == ("unknown", "none")
+
+
+def test_a_run_that_was_submitted_already_is_left_alone(instance: dg.DagsterInstance, submit: Submit, beside: ModuleType) -> None:
+    run = submit()
+    before = beside.events(instance, run)
+    beside.submit_again(instance, run)
+    assert beside.events(instance, run) == before
+
+
+def _nothing(file: Path) -> None:
+    file.unlink()
+
+
+def _corrupt(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:200])
+
+
+def _another_format(file: Path) -> None:
+    file.write_text('{"format": 1, "jobs": {"nightly": {"": {"run_time_s": {"p05": 1}}}}}')
+
+
+def _impossible(file: Path) -> None:
+    file.write_text(file.read_text().replace('"run_time_s": [24.0, 30.0, 42.0', '"run_time_s": [24.0, NaN, 42.0'))
+
+
+def _deep(file: Path) -> None:
+    file.write_text('{"format": 2, "as_of": null, "jobs": {\n"nightly": ' + "[" * 100_000 + "\n}}\n")
+
+
+def _folder(file: Path) -> None:
+    file.unlink()
+    file.mkdir()
+
+
+def _loop(file: Path) -> None:
+    file.unlink()
+    file.symlink_to(file)
+
+
+def _pipe(file: Path) -> None:
+    file.unlink()
+    os.mkfifo(file)
+
+
+def _huge(file: Path) -> None:
+    with file.open("wb") as opened:
+        opened.truncate(50 * 2**30)  # 50 GiB of zeros that take no room
+
+
+OBSTACLES = (_nothing, _corrupt, _another_format, _impossible, _deep, _folder, _loop, _pipe, _huge)
+
+
+@pytest.mark.parametrize("obstacle", OBSTACLES, ids=lambda made: made.__name__.strip("_"))
+def test_a_file_that_cannot_be_used_keeps_no_run_from_being_launched(
+    instance: dg.DagsterInstance, submit: Submit, home: Path, obstacle: Callable[[Path], None], beside: ModuleType
+) -> None:
+    assert EXPECTED_TAG in submit().tags, "control: it is used as it was"
+    obstacle(home / FILE)
+    run = submit()
+    assert run.status == dg.DagsterRunStatus.QUEUED
+    assert not {EXPECTED_TAG, STATE_TAG} & run.tags.keys()
+    assert [event.event_type_value for event in beside.events(instance, run)] == ["PIPELINE_ENQUEUED"]
+
+
+def test_a_storage_that_takes_no_tags_keeps_no_run_from_being_launched(
+    instance: dg.DagsterInstance, submit: Submit, home: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with closing(sqlite3.connect(home / "history" / "runs.db")) as runs:
+        runs.execute(
+            "create trigger no_tags before insert on run_tags when new.key like '%workflows%' "
+            "begin select raise(abort, 'this storage is full'); end"
+        )
+        runs.commit()
+    ForecastingRunCoordinator._warned = False
+    with caplog.at_level(logging.DEBUG, logger="workflows.instance"):
+        first, second = submit(), submit()
+    assert {first.status, second.status} == {dg.DagsterRunStatus.QUEUED}
+    told = [(record.levelname, "this storage is full" in record.getMessage()) for record in caplog.records]
+    assert told == [("WARNING", True), ("DEBUG", True)], "said aloud once in a process"
+    with pytest.raises(Exception, match="this storage is full"):  # control: the trigger does what it says
+        instance.add_run_tags(first.run_id, {"workflows/a": "b"})
+
+
+def _instance_with(tmp_path: Path, settings: dict[str, Any]) -> dg.DagsterInstance:
+    (tmp_path / "dagster.yaml").write_text(yaml.safe_dump({"telemetry": {"enabled": False}, **settings}))
+    return dg.DagsterInstance.from_config(str(tmp_path))
+
+
+OURS = {"module": "workflows_pkg.instance.coordinator", "class": "ForecastingRunCoordinator"}
+QUEUE = {
+    "max_concurrent_runs": 3,
+    "tag_concurrency_limits": [{"key": "database", "limit": 1}],
+    "dequeue_interval_seconds": 7,
+    "dequeue_use_threads": True,
+    "dequeue_num_workers": 2,
+    "max_user_code_failure_retries": 4,
+    "user_code_failure_retry_delay": 5,
+    "block_op_concurrency_limited_runs": {"enabled": True, "op_concurrency_slot_buffer": 1},
+}
+
+
+def test_it_takes_the_settings_of_dagsters_queue_and_hands_them_on(tmp_path: Path) -> None:
+    (tmp_path / "stock").mkdir()
+    (tmp_path / "ours").mkdir()
+    with (
+        _instance_with(tmp_path / "stock", {"run_queue": QUEUE}) as stock,
+        _instance_with(tmp_path / "ours", {"run_coordinator": {**OURS, "config": QUEUE}}) as ours,
+    ):
+        assert isinstance(ours.run_coordinator, ForecastingRunCoordinator)
+        assert isinstance(stock.run_coordinator, dg.QueuedRunCoordinator)
+        kept = ("dequeue_interval_seconds", "dequeue_use_threads", "dequeue_num_workers")
+        for name in kept:
+            assert getattr(ours.run_coordinator, name) == getattr(stock.run_coordinator, name) == QUEUE[name]
+        assert ours.run_coordinator.get_run_queue_config() == stock.run_coordinator.get_run_queue_config()
+        assert ours.get_required_daemon_types() == stock.get_required_daemon_types()
+
+
+def test_limits_under_concurrency_hold_beside_it(tmp_path: Path) -> None:
+    limits = {"runs": {"max_concurrent_runs": 2, "tag_concurrency_limits": [{"key": "database", "limit": 1}]}}
+    with _instance_with(tmp_path, {"run_coordinator": OURS, "concurrency": limits}) as ours:
+        queue = ours.get_concurrency_config().run_queue_config
+        assert queue is not None
+        assert (queue.max_concurrent_runs, queue.tag_concurrency_limits) == (2, [{"key": "database", "limit": 1}])
+
+
+SUBMITS = """
+import sys
+sys.path[:0] = sys.argv[2:]
+import dagster as dg
+import nightly
+with dg.DagsterInstance.from_config(sys.argv[1]) as instance:
+    run = nightly.submit_to(instance)
+heavy = {"sklearn", "duckdb", "pandas", "numpy", "scipy", "pyarrow", "plotly", "openai"} & set(sys.modules)
+print(run.tags["workflows/expected"], sorted(heavy))
+"""
+
+
+def test_no_heavy_library_is_imported_where_runs_are_submitted(instance: dg.DagsterInstance, home: Path) -> None:
+    def answer(program: str) -> str:
+        command = [sys.executable, "-c", program, str(home), str(HERE), str(HERE.parents[1])]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+    assert answer(SUBMITS) == "30 s (24–42 s) []"
+    assert "'pandas'" in answer(SUBMITS.replace("import nightly\n", "import nightly, workflows_pkg.prediction.forecasts\n")), (
+        "control"
+    )

@@ -1,0 +1,191 @@
+"""The page of a first look works offline, in both themes, trusts no text, and says what it did not see."""
+
+from __future__ import annotations
+
+import json
+import re
+import runpy
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from workflows_pkg.history.records import Quarantined, Run, StepAttempt
+from workflows_pkg.report.look import Told, look, look_value
+from workflows_pkg.report.look_page import look_html
+from workflows_pkg.report.look_text import render_look
+
+NOW = datetime(2026, 6, 1, tzinfo=UTC)
+HERE = Path(__file__).parent
+PAGE = runpy.run_path(str(HERE / "test_page.py"))
+FOREIGN = runpy.run_path(str(HERE.parent / "advisor" / "foreign_history.py"))
+
+
+def seen_of(con, **told):
+    found = look(con, Told("run-sharded SQLite at /srv/dagster", **told), NOW)
+    assert found is not None
+    return found
+
+
+@pytest.fixture(scope="module")
+def crowded():
+    return seen_of(FOREIGN["crowded"](120).con(), notes=("7 run logs could not be read",), log_lines=12)
+
+
+@pytest.fixture(scope="module")
+def page(crowded):
+    return look_html(crowded)
+
+
+def test_the_page_is_one_file_that_loads_nothing_and_runs_only_our_scripts(page):
+    assert PAGE["faults"](page) == []
+    addresses = re.findall(r"(?:src|href|url|@import)\s*[=(]\s*[\"']?([^\"')> ]+)", page.split("<script>")[0])
+    assert [address for address in addresses if not address.startswith("#")] == []
+
+
+def test_control_a_page_that_loads_something_is_caught(page):
+    assert PAGE["faults"](page.replace("<main>", '<main><img src="https://example.org/x.png">')) == [
+        "loads https://example.org/x.png"
+    ]
+
+
+def test_every_plot_has_its_place_in_both_themes(page):
+    ((_, content),) = [(kind, text) for kind, text in PAGE["Page"](page).scripts if kind == "application/json"]
+    value = json.loads(content)
+    assert set(value["figures"]) == {"p-time", "p-asked", "p-errors"}
+    assert set(value["templates"]) == {"light", "dark"}
+    for name in value["figures"]:
+        assert f'id="{name}"' in page
+    assert "prefers-color-scheme: dark" in page
+
+
+def test_sections_tables_and_headings_are_in_order(page):
+    body = page.split("<script")[0]
+    assert re.findall(r"<h2>([^<]+)</h2>", body) == [
+        "Suggestions", "What stands out", "Where the time goes", "Slowest steps", "Steps that fail most",
+        "Runs asked for within the same minute", "Forecast error beside the mean of ten", "What this could not see", "How to go on",
+    ]  # fmt: skip
+    assert body.count("<table>") == body.count("<caption>") >= 5
+    assert body.count("<h1>") == 1
+    assert "nan" not in body.lower()
+
+
+def test_what_was_planted_is_on_the_page_and_on_the_terminal(page, crowded):
+    for text in (page, render_look(crowded)):
+        assert "clicks_hourly" in text
+        assert "Advice only" in text
+        assert "mean of" in text
+    assert "7 run logs could not be read" in page
+    assert "nor the 12 lines that its code logged" in page
+    lines = render_look(crowded).splitlines()
+    assert 5 <= len(lines) <= 13
+
+
+def test_the_time_of_a_job_is_the_sum_of_its_runs():
+    made = FOREIGN["crowded"](50)
+    seen = seen_of(made.con())
+    jobs = {job.job: job for job in seen.jobs}
+    own = [run for run in made.runs if run["job_name"] == "stock"]
+    assert jobs["stock"].runs == len(own)
+    assert jobs["stock"].queue_s == pytest.approx(sum(run["queue_time_s"] for run in own))
+    assert jobs["stock"].run_s == pytest.approx(sum(run["run_time_s"] for run in own))
+    assert jobs["stock"].total_s == pytest.approx(sum(run["queue_time_s"] + 2 + run["run_time_s"] for run in own))
+    parts = ("queue_s", "start_s", "run_s", "retry_wait_s")
+    assert seen.total_s == pytest.approx(sum(seen.part_s(part) for part in parts))
+
+
+def test_a_healthy_history_gets_no_suggestion_and_is_told_so():
+    seen = seen_of(FOREIGN["healthy"](150).con())
+    assert seen.suggestions == ()
+    assert "None: no change of retries" in look_html(seen)
+    assert "none is supported by the evidence" in render_look(seen)
+
+
+def test_forecasts_are_compared_with_the_mean_of_ten_on_the_same_runs():
+    seen = seen_of(FOREIGN["healthy"](150).con())
+    row = next(row for row in seen.forecast.jobs if row.job == "orders")
+    assert row.outcomes == 148, "150 runs, one failed, the first has no history"
+    assert row.best_rule_share <= row.mean_of_ten_share
+    assert 0 < row.error_share < 0.3
+    assert seen.forecast.of_runs is not None
+    assert seen.forecast.of_runs.compared == 3
+
+
+def test_nothing_ran_is_told_apart_from_a_look(empty):
+    assert look(empty, Told("x"), NOW) is None
+
+
+def test_an_instance_whose_only_run_is_still_open_gets_a_page():
+    made = FOREIGN["Made"]()
+    made.run("orders", FOREIGN["START"], FOREIGN["STEPS"])
+    made.runs[0].update(outcome=None, ended_at=None, run_time_s=None, cost_usd=None)
+    made.attempts.clear()
+    seen = seen_of(made.con())
+    assert seen.jobs == ()
+    page = look_html(seen)
+    assert "No run with a known time has ended yet." in page
+    assert "nan" not in page.split("<script")[0].lower()
+    assert "1 open" in render_look(seen)
+
+
+def test_open_runs_without_events_and_quarantine_are_told(sample):
+    records = [
+        record.model_copy(update={"outcome": None, "ended_at": None, "run_time_s": None, "attempt_count": None})
+        if isinstance(record, Run) and record.run_id.startswith("00000003")
+        else record
+        for record in sample["records"]()
+    ]
+    records.append(
+        Quarantined(source_id="main", run_id="r", event_id=1, event_hash="h", reason="Its text is not JSON.", found_at=NOW)
+    )
+    made = FOREIGN["Made"]()
+    con = made.con()
+    by_kind = {kind: [record for record in records if isinstance(record, kind)] for kind in (Run, StepAttempt, Quarantined)}
+    for kind, rows in by_kind.items():
+        names = list(kind.model_fields)
+        quoted = ", ".join(f'"{name}"' for name in names)
+        marks = ", ".join("?" * len(names))
+        con.executemany(
+            f"insert into {kind.table} ({quoted}) values ({marks})", [[getattr(row, name) for name in names] for row in rows]
+        )
+    told = dict(seen_of(con).unseen)
+    assert told["1 event or log could not be read"] == "Its text is not JSON."
+    assert any(what.startswith("The steps of 1 run out of 90") for what in told)
+    assert any(what.startswith("How 1 run will end") for what in told)
+
+
+def test_the_keys_of_the_json_do_not_depend_on_what_was_found(crowded):
+    keys = {
+        "instance", "time", "slowest_steps", "failing_steps", "same_minute", "forecast", "suggestions", "findings", "unseen",
+    }  # fmt: skip
+    few = FOREIGN["Made"]()
+    few.run("orders", FOREIGN["START"], FOREIGN["STEPS"])
+    little = look_value(seen_of(few.con()))
+    assert set(look_value(crowded)) == set(little) == keys
+    assert little["forecast"]["of_runs"] is None
+    assert set(look_value(crowded)["forecast"]) == set(little["forecast"])
+
+
+def test_hostile_texts_do_not_act(hostile_con, sample):
+    seen = seen_of(hostile_con, notes=(sample["HOSTILE"],))
+    text = look_html(seen)
+    assert PAGE["faults"](text) == []
+    assert sample["HOSTILE"] not in text
+    assert "&lt;script&gt;" in text
+    assert "img" not in PAGE["Page"](text).tags
+    assert "\x1b" not in render_look(seen)
+
+
+def test_a_name_cannot_steer_the_terminal():
+    made = FOREIGN["Made"]()
+    for at in FOREIGN["hours"](30):
+        made.run("evil\x1b[2J\r", at, FOREIGN["STEPS"])
+    assert "\x1b" not in render_look(seen_of(made.con()))
+
+
+def test_the_way_on_names_what_there_is(page):
+    for name in ("instrument", "workbench"):
+        module = re.search(rf"from ([\w.]+) import {name}\b", page)
+        assert module is not None
+        source = Path(module[1].replace(".", "/") + ".py")
+        assert f"def {name}(" in (HERE.parents[1] / source).read_text()

@@ -1,0 +1,50 @@
+"""Sketches stay short enough for Dagster to show them in place, are real SVG, and carry no text that could break out of them."""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ET
+from urllib.parse import unquote
+
+import pytest
+
+from workflows_pkg.report.sketch import LONGEST, Row, intervals
+
+
+def drawn(markdown: str) -> ET.Element:
+    found = re.fullmatch(r"!\[[^\]\n]*\]\(<data:image/svg\+xml,([^<>\n]*)>\)", markdown)
+    assert found is not None, markdown
+    return ET.fromstring(unquote(found[1]))  # noqa: S314  our own text
+
+
+def texts(markdown: str) -> list[str]:
+    return [element.text or "" for element in drawn(markdown).iter() if element.tag.endswith("text")]
+
+
+@pytest.mark.parametrize("count", [1, 3, 40])
+def test_a_sketch_is_an_image_that_is_shown_in_place(count: int) -> None:
+    sketch = intervals("run time", [Row(f"job_{n}", n, n + 1, n + 3, f"{n} s") for n in range(count)], zero=True)
+    assert len(sketch) <= LONGEST
+    assert texts(sketch)[:2] == ["job_0", "0 s"]
+
+
+def test_the_longest_rows_are_left_out_from_the_end_until_it_fits() -> None:
+    rows = [Row(f"job_{n}", 1, 2, 3, "2 s") for n in range(40)]
+    names = [text for text in texts(intervals("x", rows)) if text.startswith("job")]
+    assert names == [f"job_{n}" for n in range(len(names))]
+    assert 4 <= len(names) < 40
+
+
+@pytest.mark.parametrize(
+    "name", ["</text><script>x</script>", "a)b](http://x)", "x" * 500, "naïve\n⏱", "' onload='x", "%3Cscript%3E"]
+)
+def test_a_hostile_name_stays_a_name(name: str) -> None:
+    sketch = intervals("x", [Row(name, 1, 2, 3, "2 s")])
+    root = drawn(sketch)
+    assert {element.tag.split("}")[1] for element in root.iter()} == {"svg", "path", "text"}
+    assert not [element for element in root.iter() if any(key.startswith("on") for key in element.attrib)]
+
+
+def test_equal_ends_and_no_rows_are_no_error() -> None:
+    assert intervals("x", []) == ""
+    assert texts(intervals("x", [Row("same", 2, 2, 2, "2 s")])) == ["same", "2 s"]

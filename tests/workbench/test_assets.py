@@ -1,0 +1,247 @@
+"""The workbench's assets say what was learned, keep out of the way of whoever merges them, and cost nothing to load."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import dagster as dg
+import pytest
+from dagster._serdes import serialize_value
+
+from tests.workbench.reading import shown
+from workflows_pkg.history.store import open_history
+from workflows_pkg.orchestration.events import sync_events
+from workflows_pkg.report.sketch import LONGEST
+from workflows_pkg.workbench import asset_results
+from workflows_pkg.workbench.assets import IN_MEMORY, LEARNING_JOB, NAMES, asset_key
+from workflows_pkg.workbench.workbench import workbench
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Parameter `execution_type`"),  # Dagster's own, about any AssetSpec
+    pytest.mark.filterwarnings("ignore::dagster.BetaWarning"),  # the foreign project uses what Dagster calls beta
+]
+
+
+@dataclass
+class Learned:
+    """A learning run over a few runs of the foreign project."""
+
+    instance: dg.DagsterInstance
+    home: Path
+    defs: dg.Definitions
+    result: dg.ExecuteInProcessResult
+
+    def page(self, name: str) -> dict[str, Any]:
+        (made,) = [e for e in self.result.get_asset_materialization_events() if e.asset_key == asset_key(name)]
+        return {key: value.value for key, value in made.materialization.metadata.items()}
+
+
+@pytest.fixture(scope="module")
+def learned(foreign: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Learned]:
+    home = tmp_path_factory.mktemp("home")
+    (home / "dagster.yaml").write_text("telemetry: {enabled: false}\n")
+    defs = dg.Definitions.merge(foreign.instrumented(), workbench())
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        for name in ("doubling", "doubling", "doubling", "failing", "failing", "failing"):
+            defs.resolve_job_def(name).execute_in_process(instance=instance, raise_on_error=False)
+        sync_events(home, home)
+        yield Learned(instance, home, defs, learn(defs, instance))
+
+
+def learn(defs: dg.Definitions, instance: dg.DagsterInstance) -> dg.ExecuteInProcessResult:
+    return defs.resolve_job_def(LEARNING_JOB).execute_in_process(instance=instance)
+
+
+def test_all_pages_are_made_from_what_landed(learned: Learned) -> None:
+    assert {event.asset_key for event in learned.result.get_asset_materialization_events()} == set(map(asset_key, NAMES))
+    history = learned.page("history")
+    assert (history["runs"], history["successes"], history["failures"], history["put aside"]) == (6, 3, 3, 0)
+    assert {record.data["job"]: record.data["failed"] for record in history["jobs"].records} == {"doubling": 0, "failing": 3}
+    with closing(open_history(learned.home)) as con:
+        counts = {row.data["table"]: row.data["rows"] for row in history["tables"].records}
+        for table in ("events", "runs", "step_attempts", "usage"):
+            assert con.execute(f"select count(*) from {table}").fetchone() == (counts[table],)
+        (kept,) = con.execute(
+            "select p50 from forecasts where job_name = 'doubling' and step = '' and quantity = 'run_time_s'"
+        ).fetchone()  # type: ignore[misc]
+    assert kept > 0
+    assert learned.page("predictors")["card"]["data"]["ended_runs"] == 6
+    (row,) = [record.data for record in learned.page("forecasts")["next runs"].records]
+    assert (row["job"], row["n"]) == ("doubling", 3)
+    assert "'failing' has failed in each of its 3 runs" in learned.page("findings")["all findings"].records[0].data["finding"]
+
+
+def test_what_is_drawn_in_place_is_short_enough_to_be_shown_there(learned: Learned) -> None:
+    drawn = {name: text for page in NAMES for name, text in learned.page(page).items() if str(text).startswith("![")}
+    in_place = {name: text for name, text in drawn.items() if "base64" not in text}
+    assert set(in_place) >= {"runs by day", "run times", "time lost (red: high)"}
+    assert all(len(text) <= LONGEST for text in in_place.values())
+    assert len(drawn["run times, and the newest runs"]) > LONGEST  # control: this one stands behind a link
+
+
+def test_a_learning_run_adds_little_to_the_event_log(learned: Learned) -> None:
+    assert sum(len(serialize_value(event)) for event in learned.result.get_asset_materialization_events()) < 60_000
+
+
+def test_every_table_has_a_schema_of_all_its_columns(learned: Learned) -> None:
+    for name in NAMES:
+        for table in learned.page(name).values():
+            if isinstance(table, dg.TableMetadataValue):
+                assert {column.name for column in table.schema.columns} == set(table.records[0].data)
+
+
+def test_its_checks_are_evaluated_and_only_warn(learned: Learned) -> None:
+    checks = {check.check_name: check for check in learned.result.get_asset_check_evaluations()}
+    assert {(check.asset_key.path[-1], name) for name, check in checks.items()} == {
+        ("history", "all_rows_landed"), ("forecasts", "error_within_best_rule"), ("findings", "no_new_findings"),
+    }  # fmt: skip
+    assert {check.severity for check in checks.values()} == {dg.AssetCheckSeverity.WARN}
+    assert str(checks["error_within_best_rule"].description).startswith("Unknown")
+    assert [checks[name].passed for name in ("all_rows_landed", "error_within_best_rule", "no_new_findings")] == [
+        True,
+        True,
+        False,
+    ]
+
+
+def test_when_a_finding_was_first_seen_is_carried_from_run_to_run(learned: Learned) -> None:
+    before = learned.page("findings")["first seen"]
+    assert before
+    learn(learned.defs, learned.instance)
+    event = learned.instance.get_latest_materialization_event(asset_key("findings"))
+    assert event is not None
+    assert event.asset_materialization is not None
+    assert event.asset_materialization.metadata["first seen"].value == before
+
+
+def test_a_run_that_did_not_land_is_told_of(learned: Learned, monkeypatch: pytest.MonkeyPatch) -> None:
+    learned.defs.resolve_job_def("doubling").execute_in_process(instance=learned.instance)
+    (result,) = asset_results.history(learned.instance, learned.home)
+    (check,) = result.check_results
+    assert check.passed  # it ended just now
+    monkeypatch.setattr(asset_results, "LATE_S", 0.0)
+    (result,) = asset_results.history(learned.instance, learned.home)
+    (check,) = result.check_results
+    assert not check.passed
+    assert "have not landed" in str(check.description)
+    sync_events(learned.home, learned.home)
+    (result,) = asset_results.history(learned.instance, learned.home)
+    assert result.check_results[0].passed
+
+
+@dg.io_manager
+def cannot_be_opened(_: dg.InitResourceContext) -> dg.IOManager:
+    raise ConnectionError("no warehouse from here")
+
+
+def test_no_value_is_stored_and_the_users_io_manager_is_not_even_opened(
+    instance: dg.DagsterInstance, instance_home: Path
+) -> None:
+    @dg.asset
+    def theirs() -> int:
+        return 1
+
+    mine = dg.Definitions(
+        assets=[theirs], resources={"io_manager": cannot_be_opened}, jobs=[dg.define_asset_job("own", "theirs")]
+    )
+    defs = dg.Definitions.merge(mine, workbench())
+    assert learn(defs, instance).success
+    assert [path for path in (instance_home / "storage").rglob("*") if path.is_file() and "compute_logs" not in path.parts] == []
+    with pytest.raises(dg.DagsterResourceFunctionError):  # control: a job that keeps values does open it
+        defs.resolve_job_def("own").execute_in_process(instance=instance)
+
+
+def test_a_users_job_of_all_assets_learns_nothing_and_is_not_failed_by_it(instance: dg.DagsterInstance, tmp_path: Path) -> None:
+    no_folder = tmp_path / "a file"
+    no_folder.touch()
+
+    @dg.asset
+    def theirs() -> int:
+        return 1
+
+    mine = dg.Definitions(assets=[theirs], jobs=[dg.define_asset_job("everything", "*")])
+    defs = dg.Definitions.merge(mine, workbench(no_folder))
+    result = defs.resolve_job_def("everything").execute_in_process(instance=instance)
+    assert [event.asset_key for event in result.get_asset_materialization_events()] == [dg.AssetKey("theirs")]
+    with pytest.raises(dg.Failure):  # control: learning would fail where there is no such folder
+        learn(defs, instance)
+
+
+def test_an_instance_in_memory_is_told_what_to_do() -> None:
+    with dg.DagsterInstance.ephemeral() as instance, pytest.raises(dg.Failure) as told:
+        learn(workbench(), instance)
+    assert told.value.description == IN_MEMORY
+
+
+def test_merged_definitions_keep_everything_of_the_users(foreign: ModuleType) -> None:
+    alone = shown(foreign.definitions())
+    merged = dg.Definitions.merge(foreign.definitions(), workbench())
+    dg.Definitions.validate_loadable(merged)
+    both = shown(merged)
+    kept = {name for name in alone if name != "location" and not name.endswith("__ASSET_JOB")}
+    assert {name: both[name] for name in kept} == {name: alone[name] for name in kept}
+    assert {name.split(" ")[1] for name in set(both) - set(alone)} == {LEARNING_JOB}
+    assert merged.executor is foreign.definitions().executor
+    assert merged.resolve_job_def(LEARNING_JOB).executor_def is dg.in_process_executor
+    assert shown(foreign.definitions()) == alone  # and without the line nothing is left
+
+
+def test_two_code_locations_with_their_own_executors_and_resources_merge() -> None:
+    @dg.logger
+    def own(_: dg.InitLoggerContext) -> Any:
+        raise AssertionError("not asked")
+
+    mine = dg.Definitions(
+        executor=dg.in_process_executor, loggers={"own": own}, resources={"workflows": "a name near ours", "io_manager": cannot_be_opened},
+        schedules=[dg.ScheduleDefinition(name="workflows", target="*", cron_schedule="@daily")],
+    )  # fmt: skip
+    dg.Definitions.validate_loadable(dg.Definitions.merge(workbench(), mine))
+    with pytest.raises(dg.DagsterInvariantViolationError):  # control: two of one kind are refused, so bringing one would be
+        dg.Definitions.merge(workbench(), mine, dg.Definitions(executor=dg.multiprocess_executor))
+
+
+def test_an_instance_with_past_results_loads_without_the_line(learned: Learned, foreign: ModuleType) -> None:
+    without = foreign.definitions()
+    assert not [key for key in without.resolve_asset_graph().get_all_asset_keys() if key.path[0] == "workflows"]
+    assert without.resolve_job_def("doubling").execute_in_process(instance=learned.instance).success
+    assert learned.instance.get_latest_materialization_event(asset_key("forecasts")) is not None
+    assert learned.instance.get_records_for_run(learned.result.run_id).records
+
+
+LOADS = """
+import sys, time
+import dagster as dg
+begun = time.monotonic()
+from workflows_pkg.workbench.workbench import workbench
+defs = workbench()
+repository = defs.get_repository_def()
+print(f"loaded in {time.monotonic() - begun:.2f} s")
+with dg.DagsterInstance.from_config(sys.argv[1]) as instance:
+    for name in ("workflows_history_sync", "workflows_learning"):
+        begun = time.monotonic()
+        with dg.build_sensor_context(instance=instance) as context:
+            data = repository.get_sensor_def(name).evaluate_tick(context)
+        print(f"{name} in {time.monotonic() - begun:.2f} s: {data.skip_message}")
+if len(sys.argv) > 2:
+    import workflows_pkg.workbench.asset_results
+print(sorted({"sklearn", "plotly", "scipy"} & set(sys.modules)))
+"""
+
+
+def test_neither_loading_nor_a_tick_imports_scikit_learn_or_plotly(learned: Learned) -> None:
+    said = [
+        subprocess.run(
+            [sys.executable, "-W", "ignore", "-c", LOADS, str(learned.home), *more], capture_output=True, text=True, check=True
+        )
+        for more in ((), ("control",))
+    ]
+    sys.stdout.write(said[0].stdout)  # shown with -s
+    assert said[0].stdout.splitlines()[-1] == "[]"
+    assert said[1].stdout.splitlines()[-1] != "[]"

@@ -1,0 +1,161 @@
+"""The `look` command: a first look at somebody's Dagster, which changes nothing there."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import sys
+import tempfile
+import time
+import webbrowser
+from collections.abc import Generator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import click
+
+from workflows_pkg.cli.output import answer, interactive, note
+from workflows_pkg.errors import SetupError, bounded
+from workflows_pkg.history.store import open_history
+
+PAGE = "dagster-look.html"
+
+_URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*:/")
+_TOLD_EVERY_S = {True: 0.2, False: 5.0}
+"""Seconds between two lines of progress, for a person who watches and for a log."""
+
+
+@click.command()
+@click.argument("where", metavar="PATH_OR_URL", envvar="DAGSTER_HOME")
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    default=PAGE,
+    show_default=True,
+    help="The page; outside the instance.",
+)
+@click.option("--open/--no-open", "show", default=None, help="Open the page in a browser. Default: where there is a screen.")
+@click.option(
+    "--keep", type=click.Path(file_okay=False, path_type=Path), help="Keep what was read here, for: workflows history sql --home."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the figures as JSON beside the page.")
+def look(where: str, out: Path, show: bool | None, keep: Path | None, as_json: bool) -> None:
+    """Look at any Dagster instance, and write one page about it. Nothing in the instance is changed.
+
+    PATH_OR_URL is a DAGSTER_HOME folder (left out: $DAGSTER_HOME), or the URL of the PostgreSQL database it keeps its runs in
+    (postgresql://user:password@host:5432/database). The page works offline: where the time goes, slow and failing steps and
+    what they cost, schedules in each other's way, forecast errors, up to three suggestions, and what could not be seen.
+    """
+    started = time.monotonic()
+    if not where.strip():  # an unset variable of the shell; as a path it would mean the current folder
+        raise SetupError("No instance is named.", fix="Name its DAGSTER_HOME folder, or a PostgreSQL URL.")
+    from workflows_pkg.orchestration.events import sync_events  # what only this command needs, and takes seconds to import
+    from workflows_pkg.orchestration.sources import open_source
+
+    with _Progress() as progress, open_source(where, untouched=True) as source:
+        instance = _folders(where, source.place)
+        _refuse_inside(instance, out, "--out", "write the page")
+        if not out.absolute().parent.is_dir():
+            raise SetupError(
+                f"There is no folder {bounded(out.absolute().parent, 200)}.", fix="Make it, or write somewhere else with --out."
+            )
+        progress.say(f"reading {source.description}")
+        from workflows_pkg.report.document import write_document
+        from workflows_pkg.report.look import Told, look_value
+        from workflows_pkg.report.look import look as look_at
+        from workflows_pkg.report.look_page import look_html
+        from workflows_pkg.report.look_text import render_look
+
+        with _private(instance, keep) as home:
+            read = sync_events(source, home, progress=progress.runs)
+            told = Told(source.description, source.notes, read.log_lines)
+            with open_history(home) as con:
+                seen = look_at(con, told, datetime.now(UTC), progress.say)
+            if seen is None:
+                raise SetupError(f"Nothing has ever run in {told.description}.", fix="Start one run in it, then look again.")
+        progress.say("writing the page")
+        write_document(look_html(seen), out)
+    seconds = round(time.monotonic() - started, 1)
+    page = out.absolute()
+    kept = f"\nkept: workflows history sql --home {keep} 'select * from runs'" if keep is not None else ""
+    value = {**look_value(seen), "page": page, "seconds": seconds} if as_json else {}
+    answer(value, as_json, lambda: f"{render_look(seen, colour=_colour())}\n\nwrote {page} in {seconds} s{kept}")
+    if show or (show is None and not as_json and _screen()):
+        webbrowser.open(page.as_uri())
+
+
+class _Progress:
+    """What is being done, on standard error: one line that changes for a person, a line now and then for a log."""
+
+    def __init__(self) -> None:
+        self._last = 0.0
+        self._shown = 0
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if interactive():
+            click.echo("\r" + " " * self._shown + "\r", err=True, nl=False)
+
+    def say(self, text: str) -> None:
+        self._line(text)
+
+    def runs(self, done: int, total: int) -> None:
+        if time.monotonic() - self._last > _TOLD_EVERY_S[interactive()] or done == total:
+            self._line(f"read {done:,} of {total:,} runs")
+
+    def _line(self, text: str) -> None:
+        self._last = time.monotonic()
+        if interactive():
+            click.echo("\r" + text.ljust(self._shown), err=True, nl=False)
+            self._shown = len(text)
+        else:
+            note(text)
+
+
+@contextmanager
+def _private(instance: list[Path], keep: Path | None) -> Generator[Path]:
+    """The folder for the private history: one that goes away, or the one to keep, which has to be new or empty."""
+    if keep is None:
+        _refuse_inside(instance, Path(tempfile.gettempdir()), "TMPDIR", "put temporary files")
+        with tempfile.TemporaryDirectory(prefix="dagster-look-", ignore_cleanup_errors=True) as home:
+            yield Path(home)
+        return
+    _refuse_inside(instance, keep, "--keep", "keep what was read")
+    if keep.exists() and any(keep.iterdir()):
+        raise SetupError(f"{bounded(keep, 200)} is not empty.", fix="Name a folder that is new or empty with --keep.")
+    keep.mkdir(parents=True, exist_ok=True)
+    try:
+        yield keep
+    except BaseException:
+        shutil.rmtree(keep, ignore_errors=True)  # half of a history would be taken for all of it
+        raise
+
+
+def _folders(where: str, runs: str) -> list[Path]:
+    """The folders of the instance: the one named, and the one its runs are in, which `dagster.yaml` may put elsewhere."""
+    return [Path(folder).expanduser().resolve() for folder in (where, str(Path(runs).parent)) if not _URL.match(folder)]
+
+
+def _refuse_inside(instance: list[Path], target: Path, option: str, what: str) -> None:
+    """Nothing is written below the folders that are looked at, by whatever links the way there leads."""
+    wanted = target.resolve()
+    for folder in instance:
+        if folder.is_dir() and (wanted == folder or wanted.is_relative_to(folder)):
+            raise SetupError(
+                f"{bounded(target, 200)} lies inside the instance {bounded(folder, 200)}, which is to stay as it is.",
+                fix=f"Name a place outside to {what}: {option}.",
+            )
+
+
+def _screen() -> bool:
+    """Whether somebody sits before a screen: a terminal, and on Linux a display."""
+    display = sys.platform in ("win32", "darwin") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+    return sys.stdout.isatty() and display
+
+
+def _colour() -> bool:
+    return sys.stdout.isatty() and "NO_COLOR" not in os.environ

@@ -1,0 +1,1 @@
+"""What does `dagster.yaml` name? The classes that Dagster loads for an instance."""

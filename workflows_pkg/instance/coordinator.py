@@ -1,0 +1,138 @@
+"""What is expected of a run, said the moment it is asked for? A run coordinator that stamps the forecast and queues as Dagster does.
+
+    run_coordinator:
+      module: workflows_pkg.instance.coordinator
+      class: ForecastingRunCoordinator
+
+Whatever asks for a run - UI, command line, schedule, sensor, backfill, re-execution, GraphQL - goes through the instance's run
+coordinator. This one looks the job up in the small file that training publishes, writes two tags in one edit and one event, and does
+what it inherits. Nothing that goes wrong on the way keeps a run from being launched.
+
+It is imported by the webserver, the daemon and every process that submits runs, so it imports neither DuckDB nor scikit-learn nor pandas.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+# Public classes of Dagster without a public name; tests/instance/test_coordinator.py fails when one of these moves.
+from dagster._core.events import EngineEventData
+from dagster._core.run_coordinator import SubmitRunContext
+
+from workflows_pkg.errors import bounded
+from workflows_pkg.orchestration.run_tags import EXPECTED_TAG, NONE, OPEN, SAID, STATE_TAG
+from workflows_pkg.prediction.lookup import FILE, JobForecast, Quantiles, job_forecast
+from workflows_pkg.report.expectation import expected_sentence, expected_tag, of_hundred, span
+from workflows_pkg.report.tables import duration
+
+_SLOWEST = 5
+"""Steps in the event's table."""
+
+_log = logging.getLogger("workflows.instance")
+
+
+class ForecastingRunCoordinator(dg.QueuedRunCoordinator):
+    """Dagster's queue, with the same settings, that says before each run how long it will take, how likely it fails and what it costs."""
+
+    _warned = False
+
+    def submit_run(self, context: SubmitRunContext) -> dg.DagsterRun:
+        """Stamps the run where its job has a forecast, and puts it into the queue."""
+        try:
+            if context.dagster_run.status == dg.DagsterRunStatus.NOT_STARTED:
+                stamp(self._instance, context.dagster_run)
+        except Exception as error:  # noqa: BLE001  a launch never depends on its forecast
+            level = logging.DEBUG if ForecastingRunCoordinator._warned else logging.WARNING
+            ForecastingRunCoordinator._warned = True
+            # only its first line: further ones quote statements and values
+            reason = f"{type(error).__name__}: {bounded(str(error).partition(chr(10))[0], 300)}"
+            _log.log(level, "Run %s is launched without a forecast: %s", context.dagster_run.run_id, reason)
+        return super().submit_run(context)
+
+
+def stamp(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
+    """Writes what is expected of the run onto it; does nothing for a job that nothing is known of.
+
+    Raises SetupError where the published file cannot be read.
+    """
+    found = job_forecast(Path(instance.root_directory) / FILE, run.job_name)
+    chosen = None if found is None else _of_this_run(instance, found, run)
+    if found is None or chosen is None:
+        if EXPECTED_TAG in run.tags:  # copied from the run that this one repeats
+            instance.add_run_tags(run.run_id, {EXPECTED_TAG: "unknown", STATE_TAG: NONE})
+        return
+    run_time, part = chosen
+    instance.add_run_tags(run.run_id, {EXPECTED_TAG: expected_tag(run_time), STATE_TAG: OPEN})
+    metadata = _metadata(found, run_time, partial=bool(part))
+    instance.report_engine_event(expected_sentence(found, run_time, part), run, EngineEventData(metadata))
+
+
+def _of_this_run(instance: dg.DagsterInstance, job: JobForecast, run: dg.DagsterRun) -> tuple[Quantiles, str] | None:
+    """The run time of this run, and a sentence where it executes a part of the job; None: unknown."""
+    run_time = job.run("run_time_s")
+    if run_time is None or run.job_name.startswith("__"):
+        return None  # Dagster's own job for whatever assets were picked is a different job each time
+    if not (
+        run.parent_run_id or run.op_selection or run.resolved_op_selection or run.asset_selection or run.asset_check_selection
+    ):
+        return run_time, ""
+    takes = job.steps("run_time_s")
+    named = (job.step_of(key) for key in _step_keys(instance, run))
+    chosen = {step for step in named if step in takes}
+    if chosen == takes.keys():
+        return run_time, ""
+    total, picked = (sum(takes[step].p50 for step in steps) for steps in (takes, chosen))
+    if picked <= 0:
+        return None
+    scaled = replace(run_time, **{end: getattr(run_time, end) * picked / total for end in ("p05", "p50", "p95")})
+    return scaled, f"Only {len(chosen)} of {len(takes)} steps run: the whole run's time, scaled to their share of step time. "
+
+
+def _step_keys(instance: dg.DagsterInstance, run: dg.DagsterRun) -> Sequence[str]:
+    """What the run executes; where a selection made another plan, it stands only there."""
+    if run.step_keys_to_execute is not None:
+        return run.step_keys_to_execute
+    plan = instance.get_execution_plan_snapshot(run.execution_plan_snapshot_id) if run.execution_plan_snapshot_id else None
+    return [] if plan is None else [step.key for step in plan.steps]
+
+
+def _metadata(job: JobForecast, run_time: Quantiles, *, partial: bool) -> dict[str, Any]:
+    """The figures behind the sentence, by name."""
+    figures: dict[str, Any] = {"expected_s": run_time.p50, "p05_s": run_time.p05, "p95_s": run_time.p95}
+    for quantity in () if partial else ("failure_share", "cost_usd"):
+        known = job.run(quantity)
+        if known is not None:
+            figures[quantity] = known.p50
+    figures = {name: float(f"{value:.6g}") for name, value in figures.items()}
+    figures |= {"runs_behind_it": run_time.sample_count, "predictor": run_time.predictor}
+    shown: dict[str, Any] = {}
+    takes = job.steps("run_time_s")
+    if takes and not partial:
+        shown["slowest_steps"] = _table(job, sorted(takes, key=lambda step: -takes[step].p50)[:_SLOWEST])
+    shown |= figures | {"as_of": dg.MetadataValue.timestamp(job.as_of)}
+    said = {"said": "expected", **figures, "part_of_the_job": partial, "as_of": job.as_of.isoformat()}
+    return {**shown, SAID: dg.MetadataValue.json(said)}
+
+
+def _table(job: JobForecast, steps: list[str]) -> dg.TableMetadataValue:
+    takes, risks = job.steps("run_time_s"), job.steps("failure_share")
+    rows = [
+        dg.TableRecord(
+            {
+                "step": step,
+                "expected": duration(takes[step].p50),
+                "9 of 10": span(takes[step].p05, takes[step].p95),
+                "fails": of_hundred(risks[step].p50) if step in risks else "unknown",
+            }
+        )
+        for step in steps
+    ]
+    return dg.MetadataValue.table(
+        rows, schema=dg.TableSchema([dg.TableColumn(name) for name in ("step", "expected", "9 of 10", "fails")])
+    )
