@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export DAGSTER_DISABLE_TELEMETRY := yes
 
-.PHONY: help run ui test test-all check bench reference format plain clean
+.PHONY: help run ui test test-all check bench reference format screenshots plain clean
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1\t\2/' | expand -t 20
@@ -71,6 +71,9 @@ bench: $(VENV)/.test-installed ## every benchmark at full size; results in bench
 	  $(BIN)/python benchmarks/$$name.py $(BENCH_ARGS) > benchmarks/results/$$name.jsonl
 	done
 	$(BIN)/python benchmarks/tables.py
+
+screenshots: $(VENV)/.test-installed ## takes the pictures of docs/images from the instance of `make run`; needs Debian's chromium
+	@PYTHONPATH=. $(BIN)/python docs/screenshots.py --home $(HOME_DIR)
 
 plain: $(VENV)/.test-installed ## builds the wheel, installs it alone in a fresh environment, and asks it for help
 	@place=$$(mktemp -d); trap 'rm -rf $$place' EXIT

@@ -120,8 +120,6 @@ def dagster_pages(services: Services, instance: dg.DagsterInstance, camera: Came
     camera.take("lineage", f"{url}/asset-groups", text("suggestions"))
     if camera.wants("run"):
         run_pages(services, instance, camera)
-    if camera.wants("notebook"):
-        notebook_page(services, instance, camera)
 
 
 def run_pages(services: Services, instance: dg.DagsterInstance, camera: Camera) -> None:
@@ -132,13 +130,6 @@ def run_pages(services: Services, instance: dg.DagsterInstance, camera: Camera) 
     wait(lambda: tag(instance, run_id, "workflows/expected").startswith("took"), "what the run took to be told")
     camera.take("run-after", f"{services.url}/runs/{run_id}", text("Took"))
     camera.take("runs", f"{services.url}/runs", text("took"))
-
-
-def notebook_page(services: Services, instance: dg.DagsterInstance, camera: Camera) -> None:
-    """A notebook as Dagster shows it, executed on the history of the instance."""
-    run_id = start(services, instance, "workflows_notebooks")
-    wait(lambda: ended(instance, run_id), "the notebooks")
-    camera.take("notebook-asset", f"{services.url}/assets/workflows/notebooks/history_tour", text("history_tour"))
 
 
 def start(services: Services, instance: dg.DagsterInstance, job: str, partition: str | None = None) -> str:

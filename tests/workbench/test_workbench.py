@@ -13,7 +13,10 @@ from workflows_pkg.history.store import open_history, writer
 from workflows_pkg.workbench.instrument import instrument
 from workflows_pkg.workbench.workbench import workbench
 
-pytestmark = pytest.mark.filterwarnings("ignore:Parameter `execution_type`")  # Dagster's own, about any AssetSpec
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Parameter `execution_type`"),  # Dagster's own, about any AssetSpec
+    pytest.mark.filterwarnings("ignore::dagster.BetaWarning"),  # the foreign project uses what Dagster calls beta
+]
 
 
 def tick(defs: dg.Definitions, instance: dg.DagsterInstance) -> str:

@@ -202,7 +202,7 @@ def open_history(home: Path) -> duckdb.DuckDBPyConnection:
     # Not duckdb.connect(published): within one process that gives the file it has open already, even when a newer one is there.
     con = duckdb.connect(":memory:", config={"autoinstall_known_extensions": False})
     con.execute("SET TimeZone = 'UTC'")
-    con.execute("SET enable_progress_bar = false")  # it would be drawn into whatever a command prints
+    _without_progress_bar(con)  # it would be drawn into whatever a command prints
     if files.published.exists():
         try:
             con.execute(f"ATTACH {literal(files.published)} AS history (READ_ONLY)")
@@ -286,8 +286,14 @@ def _connect(file: Path) -> duckdb.DuckDBPyConnection:
     }
     con = duckdb.connect(str(file), config=config)
     con.execute("SET TimeZone = 'UTC'")
-    con.execute("SET enable_progress_bar = false")  # it would be drawn into whatever a command prints
+    _without_progress_bar(con)  # it would be drawn into whatever a command prints
     return con
+
+
+def _without_progress_bar(con: duckdb.DuckDBPyConnection) -> None:
+    """DuckDB's own bar would be drawn into a command's output. In a notebook without ipywidgets it has none, and refuses the setting."""
+    with suppress(duckdb.InvalidInputException):
+        con.execute("SET enable_progress_bar = false")
 
 
 def _mostly_free(con: duckdb.DuckDBPyConnection) -> bool:

@@ -271,6 +271,8 @@ class _Log:
             return None
         if piece.last:
             return self.end(rows)
+        if not rows:  # a position among the rows read before would forget those behind it
+            return _News(self._run.run_id, done=False)
         cursor = self._plan.cursor(self._run.run_id, self.reading.position(updated=self._run.updated).text())
         return _News(self._run.run_id, rows, cursor, done=False)
 

@@ -95,7 +95,7 @@ def _executed(context: dg.AssetExecutionContext, name: str, path: Path, keep: Pa
         # Not among dagstermill's top-level names; tests/workbench/test_notebooks.py fails when it moves.
         from dagstermill.factory import execute_notebook
 
-    kept = (keep or Path(context.instance.storage_directory()) / "notebooks").resolve() / name / f"{context.run_id}.ipynb"
+    kept = (keep or Path(context.instance.storage_directory()) / "notebooks").resolve() / name / f"{context.run.run_id}.ipynb"
     step = context.op_execution_context.get_step_execution_context()
     with TemporaryDirectory(prefix="workflows-notebook-") as private, _kernel(Path(private), context.instance):
         before = _read(path)
