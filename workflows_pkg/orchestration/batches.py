@@ -254,7 +254,13 @@ class _Log:
         self._cursor = plan.cursors.get(run.run_id)
         self._before = Position() if self._cursor is None else Position.of(self._cursor.position)
         self._over = _over_for(run, plan.now) >= GRACE
-        self.reading = Reading(self._before, out_of_order=plan.source.out_of_order, closing=self._over, now=plan.now.timestamp())
+        self.reading = Reading(
+            self._before,
+            out_of_order=plan.source.out_of_order,
+            closing=self._over,
+            begun=self._cursor is not None and not self._cursor.complete and self._before.window is None,
+            now=plan.now.timestamp(),
+        )
         self.skipped = bool(self._before.broken) and self._before.broken == plan.source.log_state(run.run_id)
 
     def heard(self, piece: Piece) -> _News | None:

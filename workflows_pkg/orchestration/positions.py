@@ -85,14 +85,16 @@ class Reading:
 
     out_of_order: the source may show a row after one with a larger number.
     closing: this is the last look at a run that is over.
+    begun: a last look was begun before and stopped at `before`, since a log may be longer than what one call lands.
     now: seconds since 1970.
     """
 
-    def __init__(self, before: Position, *, out_of_order: bool, closing: bool, now: float) -> None:
+    def __init__(self, before: Position, *, out_of_order: bool, closing: bool, begun: bool, now: float) -> None:
         self._before = before
         self._windowed = out_of_order and not closing
         self._now = now
-        if not before.event_id or (out_of_order and (closing or before.window is None)):
+        goes_on = begun if closing else before.window is not None
+        if not before.event_id or (out_of_order and not goes_on):
             self._anew()
         else:
             self._on(before.window)

@@ -184,7 +184,7 @@ def followed(delays: list[float], step_s: float, *, windowed: bool) -> tuple[set
     now = 0.0
     while now <= max(visible_at.values()) + 3 * step_s:
         there = [number for number, at in visible_at.items() if at <= now]
-        reading = Reading(position, out_of_order=windowed, closing=False, now=now)
+        reading = Reading(position, out_of_order=windowed, closing=False, begun=False, now=now)
         while (new := reading.take(rows_of([number for number in there if number >= reading.start]), last=True)) is None:
             pass
         landed |= {row.event_id for row in new}
@@ -210,7 +210,7 @@ def test_any_order_of_commits_within_the_window_is_landed() -> None:
 def test_a_window_closes_and_then_nothing_is_read_again() -> None:
     position = Position()
     for now in (0, 130, 260, 390):
-        reading = Reading(position, out_of_order=True, closing=False, now=now)
+        reading = Reading(position, out_of_order=True, closing=False, begun=False, now=now)
         rows = [row for row in rows_of([1, 2, 3]) if row.event_id >= reading.start]
         assert reading.take(rows, last=True) == (rows if now == 0 else [])
         position = reading.position(updated="")
@@ -218,7 +218,7 @@ def test_a_window_closes_and_then_nothing_is_read_again() -> None:
 
 
 def test_the_last_row_replaced_means_reading_anew() -> None:
-    reading = Reading(Position(3, "another hash"), out_of_order=False, closing=False, now=0)
+    reading = Reading(Position(3, "another hash"), out_of_order=False, closing=False, begun=False, now=0)
     assert reading.start == 3
     assert reading.take(rows_of([3]), last=True) is None
     assert reading.start == 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -110,14 +111,35 @@ def test_times_are_those_of_the_run(place: Any, tmp_path: Path) -> None:
         assert ended == pytest.approx(record.end_time, abs=1e-3)
 
 
-def test_a_budget_stops_early_and_the_next_call_goes_on(place: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in (("BATCH_RUNS", 2), ("BATCH_ROWS", 10), ("PIECE_ROWS", 10), ("RUNS_ASKED", 2)):
+@pytest.mark.parametrize("over_for", [timedelta(0), timedelta(days=1)], ids=["long over", "just over"])
+def test_a_budget_stops_early_and_the_next_call_goes_on(
+    place: Any, over_for: timedelta, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in (("BATCH_RUNS", 2), ("BATCH_ROWS", 10), ("PIECE_ROWS", 10), ("RUNS_ASKED", 2), ("GRACE", over_for)):
         monkeypatch.setattr(batches, name, value)
+    with place.instance() as instance:
+        told = told_by_dagster(instance)
     calls = 1
     while not (result := sync_events(place.where, tmp_path, budget_s=0)).complete:
         assert result.runs_left > 0
         calls += 1
+        assert calls < len(told)  # each call lands something: a log longer than a batch must not be begun anew for ever
     assert calls > 3
+    assert landed(tmp_path) == told
+
+
+def test_a_run_that_ends_is_read_anew_in_more_than_one_call(place: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read while its numbers could still come late, then once more to its end, a batch at a time."""
+    sync_events(place.where, tmp_path)
+    for name, value in (("BATCH_RUNS", 2), ("BATCH_ROWS", 10), ("PIECE_ROWS", 10), ("GRACE", timedelta(0))):
+        monkeypatch.setattr(batches, name, value)
+    calls = 1
+    while not sync_events(place.where, tmp_path, budget_s=0).complete:
+        calls += 1
+        assert calls < 50
+    assert rows(
+        tmp_path, "select count(*) from cursors where shard not in ('instance', 'runs', 'ticks', '') and not complete"
+    ) == [(0,)]
     with place.instance() as instance:
         assert landed(tmp_path) == told_by_dagster(instance)
 
