@@ -21,6 +21,7 @@ from workflows_pkg.orchestration.events import sync_events
 from workflows_pkg.report.sketch import LONGEST
 from workflows_pkg.workbench import asset_results
 from workflows_pkg.workbench.assets import IN_MEMORY, LEARNING_JOB, NAMES, asset_key
+from workflows_pkg.workbench.instrument import instrument
 from workflows_pkg.workbench.workbench import workbench
 
 pytestmark = [
@@ -158,14 +159,89 @@ def test_no_value_is_stored_and_the_users_io_manager_is_not_even_opened(
         defs.resolve_job_def("own").execute_in_process(instance=instance)
 
 
-def test_a_users_job_of_all_assets_learns_nothing_and_is_not_failed_by_it(instance: dg.DagsterInstance, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("assets", "checks", "made", "checked"),
+    [
+        (["findings"], [("findings", "no_new_findings")], {"findings"}, {"no_new_findings"}),
+        (["forecasts"], [], {"forecasts"}, set()),
+        ([], [("history", "all_rows_landed")], set(), {"all_rows_landed"}),
+    ],
+)
+def test_some_of_them_can_be_made_alone(
+    learned: Learned, assets: list[str], checks: list[tuple[str, str]], made: set[str], checked: set[str]
+) -> None:
+    picked = learned.defs.resolve_implicit_global_asset_job_def().get_subset(
+        asset_selection=set(map(asset_key, assets)),
+        asset_check_selection={dg.AssetCheckKey(asset_key(asset), name) for asset, name in checks},
+    )
+    result = picked.execute_in_process(instance=learned.instance)
+    assert {event.asset_key.path[-1] for event in result.get_asset_materialization_events()} == made
+    assert {check.check_name for check in result.get_asset_check_evaluations()} == checked
+
+
+@dg.asset
+def theirs() -> int:
+    return 1
+
+
+@dg.asset(deps=[asset_key("forecasts")])
+def after_ours() -> int:
+    return 1
+
+
+@dg.schedule(cron_schedule="@daily", target="*")
+def all_each_day() -> dg.RunRequest:
+    return dg.RunRequest()
+
+
+EVERYTHING = {
+    "everything": dg.define_asset_job("everything", "*"),
+    "all_but_one": dg.define_asset_job("all_but_one", dg.AssetSelection.all() - dg.AssetSelection.assets("after_ours")),
+    "what_is_before": dg.define_asset_job("what_is_before", "+key:after_ours"),
+    "only_ours": dg.define_asset_job("only_ours", dg.AssetSelection.key_prefixes("workflows")),
+}
+
+
+def everything() -> dg.Definitions:
+    return dg.Definitions(assets=[theirs, after_ours], jobs=list(EVERYTHING.values()), schedules=[all_each_day])
+
+
+@pytest.mark.parametrize(
+    ("job", "expected"),
+    [
+        ("everything", {"theirs", "after_ours"}),
+        ("all_but_one", {"theirs"}),
+        ("what_is_before", {"after_ours"}),
+        ("__anonymous_asset_job_all_each_day", {"theirs", "after_ours"}),
+        ("only_ours", {f"workflows/{name}" for name in NAMES}),
+    ],
+)
+def test_a_users_job_of_all_assets_takes_none_of_ours_along(job: str, expected: set[str]) -> None:
+    def takes(defs: dg.Definitions) -> set[str]:
+        return {key.to_user_string() for key in defs.resolve_job_def(job).asset_layer.executable_asset_keys}
+
+    joined = dg.Definitions.merge(instrument(everything(), tuning=None), workbench())
+    assert takes(joined) == expected
+    twice = dg.Definitions.merge(instrument(instrument(everything())), workbench())
+    assert takes(twice) == expected
+    control = takes(dg.Definitions.merge(everything(), workbench()))
+    assert control >= expected
+    assert (control == expected) == (job == "only_ours")
+
+
+def test_a_job_of_all_assets_is_to_dagster_what_it_was_before() -> None:
+    mine = dg.Definitions(assets=[theirs], jobs=[EVERYTHING["everything"]], schedules=[all_each_day])
+    alone, joined = shown(mine), shown(dg.Definitions.merge(instrument(mine), workbench()))
+    kept = {name for name in alone if name.endswith(("everything", "all_each_day"))}
+    assert len(kept) == 4
+    assert {name: joined[name] for name in kept} == {name: alone[name] for name in kept}
+
+
+def test_where_nothing_is_instrumented_a_job_of_all_assets_learns_nothing_and_is_not_failed_by_it(
+    instance: dg.DagsterInstance, tmp_path: Path
+) -> None:
     no_folder = tmp_path / "a file"
     no_folder.touch()
-
-    @dg.asset
-    def theirs() -> int:
-        return 1
-
     mine = dg.Definitions(assets=[theirs], jobs=[dg.define_asset_job("everything", "*")])
     defs = dg.Definitions.merge(mine, workbench(no_folder))
     result = defs.resolve_job_def("everything").execute_in_process(instance=instance)
@@ -218,30 +294,35 @@ def test_an_instance_with_past_results_loads_without_the_line(learned: Learned, 
 LOADS = """
 import sys, time
 import dagster as dg
-begun = time.monotonic()
+begun = time.process_time()
+from workflows_pkg.workbench.instrument import instrument
+from workflows_pkg.workbench.instrument import instrument
 from workflows_pkg.workbench.workbench import workbench
-defs = workbench()
+defs = dg.Definitions.merge(instrument(dg.Definitions(), tuning=sys.argv[2]), workbench())
 repository = defs.get_repository_def()
-print(f"loaded in {time.monotonic() - begun:.2f} s")
+loaded = time.process_time() - begun
+heavy = {"duckdb", "numpy", "pandas", "plotly", "pyarrow", "scipy", "sklearn"}
+print(f"loaded in {loaded:.2f} s of processor time;", sorted(heavy & set(sys.modules)))
 with dg.DagsterInstance.from_config(sys.argv[1]) as instance:
     for name in ("workflows_history_sync", "workflows_learning"):
-        begun = time.monotonic()
+        begun = time.process_time()
         with dg.build_sensor_context(instance=instance) as context:
             data = repository.get_sensor_def(name).evaluate_tick(context)
-        print(f"{name} in {time.monotonic() - begun:.2f} s: {data.skip_message}")
-if len(sys.argv) > 2:
-    import workflows_pkg.workbench.asset_results
-print(sorted({"sklearn", "plotly", "scipy"} & set(sys.modules)))
+        print(f"{name} in {time.process_time() - begun:.2f} s: {data.skip_message}")
+print(sorted({"plotly", "scipy", "sklearn"} & set(sys.modules)))
+import workflows_pkg.workbench.asset_results
+print(sorted(heavy & set(sys.modules)))
 """
 
 
-def test_neither_loading_nor_a_tick_imports_scikit_learn_or_plotly(learned: Learned) -> None:
-    said = [
-        subprocess.run(
-            [sys.executable, "-W", "ignore", "-c", LOADS, str(learned.home), *more], capture_output=True, text=True, check=True
-        )
-        for more in ((), ("control",))
-    ]
-    sys.stdout.write(said[0].stdout)  # shown with -s
-    assert said[0].stdout.splitlines()[-1] == "[]"
-    assert said[1].stdout.splitlines()[-1] != "[]"
+def test_loading_imports_nothing_heavy_and_a_tick_no_scikit_learn(learned: Learned, tmp_path: Path) -> None:
+    tuning = tmp_path / "tuning.yaml"
+    tuning.write_text("job:nobody: {timeout: 1h}\n")
+    said = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", LOADS, str(learned.home), str(tuning)], capture_output=True, text=True, check=True
+    ).stdout
+    sys.stdout.write(said)  # shown with -s
+    loaded, *_, after_ticks, control = said.splitlines()
+    assert loaded.endswith("time; []")
+    assert after_ticks == "[]"
+    assert control == "['duckdb', 'numpy', 'pandas', 'plotly', 'pyarrow', 'scipy']"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -14,8 +16,12 @@ import dagster as dg
 import pytest
 from dagster._core.definitions.decorators.op_decorator import DecoratedOpFunction
 from dagster._core.definitions.reconstruct import ReconstructableJob
+from dagster._core.workspace.autodiscovery import loadable_targets_from_loaded_module
+from dagster_shared.check import CheckError
 
+from tests.pages import ROOT
 from tests.workbench.reading import attempts, kinds, policies, run, run_tags, shown, used
+from workflows_pkg.errors import SetupError
 from workflows_pkg.orchestration.metering import is_metered
 from workflows_pkg.workbench.instrument import KEPT, instrument
 from workflows_pkg.workbench.rebuild import PRIVATE, PRIVATE_METHODS, Changes, rebuilt
@@ -214,19 +220,114 @@ def test_definitions_that_are_built_when_loaded(foreign: ModuleType, instance: d
     assert attempts(instance, run(lazy(), "graph_job", instance))
     assert built == ["now"]
     assert type(lazy) is type(later)
+    with pytest.raises(CheckError, match=r"cannot be merged here\. Write inside of the function: return .*merge\(instrument\("):
+        dg.Definitions.merge(lazy, workbench())  # type: ignore[arg-type]
+
+
+def test_definitions_that_a_component_makes(instance: dg.DagsterInstance, foreign: ModuleType) -> None:
+    def described(context: dg.ComponentLoadContext) -> dg.Definitions:
+        return dg.Definitions(jobs=[foreign.graph_job], resources=foreign.RESOURCES, metadata={"at": str(context.path)})
+
+    described.__annotations__["context"] = dg.ComponentLoadContext  # as it is where annotations are not postponed
+    later = dg.definitions(described)
+    context = dg.ComponentTree.for_test().load_context
+    made = instrument(later)(context)
+    assert made.metadata == later(context).metadata
+    assert attempts(instance, run(made, "graph_job", instance))
+
+
+BESIDE = """
+import dagster as dg
+from workflows_pkg.workbench.instrument import instrument
+from workflows_pkg.workbench.workbench import workbench
+
+@dg.asset
+def theirs():
+    return 1
+"""
+INSIDE = """
+@dg.definitions
+def defs():
+    return dg.Definitions.merge(instrument(dg.Definitions(assets=[theirs])), workbench())
+"""
+PASSED_OVER = """
+@dg.definitions
+def mine():
+    return dg.Definitions(assets=[theirs])
+
+defs = dg.Definitions.merge(instrument(mine()), workbench())
+"""
+
+
+def test_a_line_that_dagster_would_pass_over_is_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "line_inside.py").write_text(BESIDE + INSIDE)
+    (loaded,) = loadable_targets_from_loaded_module(importlib.import_module("line_inside"))
+    assert loaded.attribute == "defs"
+    (tmp_path / "passed_over.py").write_text(BESIDE + PASSED_OVER)
+    with pytest.raises(SetupError, match=r"loads the function 'mine'.*Write the line inside of 'mine': return"):
+        importlib.import_module("passed_over")
+    # control: without the error, Dagster loads what has no workbench, and says nothing
+    (tmp_path / "passed_over_silently.py").write_text((BESIDE + PASSED_OVER).replace("instrument(mine())", "mine()"))
+    (loaded,) = loadable_targets_from_loaded_module(importlib.import_module("passed_over_silently"))
+    assert loaded.attribute == "mine"
+
+
+@dg.asset
+def an_asset() -> int:
+    return 1
+
+
+@dg.repository
+def old_fashioned() -> list[Any]:
+    return [an_asset]
+
+
+@pytest.mark.parametrize("given", [an_asset, old_fashioned, None])
+def test_what_is_no_definitions_is_refused_with_what_to_write(given: Any) -> None:
+    with pytest.raises(SetupError, match=r"instrument takes dagster\.Definitions, not .*dagster\.Definitions\(assets="):
+        instrument(given)
+    with pytest.raises(SetupError, match="not int"):
+        instrument(lambda: 3)()  # type: ignore[arg-type,return-value]
+
+
+SCAFFOLDED = {
+    "pyproject.toml": '[project]\nname = "{0}"\n[tool.dg]\ndirectory_type = "project"\n[tool.dg.project]\nroot_module = "{0}"\n',
+    "src/{0}/__init__.py": "",
+    "src/{0}/defs/__init__.py": "",
+    "src/{0}/defs/found.py": "import dagster as dg\n\n@dg.asset\ndef found() -> int:\n    return 1\n",
+    "src/{0}/defs/daily.py": "import dagster as dg\n\n@dg.schedule(cron_schedule='@daily', target='*')\ndef daily():\n    return {{}}\n",
+}
+"""What `create-dagster project` and `dg scaffold defs` write, without comments."""
+
+
+def scaffolded(place: Path, name: str) -> Path:
+    for path, text in SCAFFOLDED.items():
+        file = place / path.format(name)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text.format(name))
+    return place / "src" / name
+
+
+def test_the_documented_module_in_a_scaffolded_project(
+    instance: dg.DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (ROOT / "docs" / "add-to-your-dagster.md").read_text()
+    (block,) = [block for block in re.findall(r"```python\n(.*?)```", page, re.DOTALL) if "load_from_defs_folder(" in block]
+    (scaffolded(tmp_path, "of_a_new_user") / "definitions.py").write_text(block)
+    monkeypatch.syspath_prepend(str(tmp_path / "src"))
+    (loaded,) = loadable_targets_from_loaded_module(importlib.import_module("of_a_new_user.definitions"))
+    assert loaded.attribute == "defs"
+    defs = loaded.target_definition()
+    dg.Definitions.validate_loadable(defs)
+    assert attempts(instance, run(defs, "__anonymous_asset_job_daily", instance)) == [("found", 1)]
+    assert {"workflows_history_sync", "workflows_learning"} <= {sensor.name for sensor in defs.sensors}
 
 
 def test_a_folder_of_definitions(instance: dg.DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    defs = tmp_path / "of_somebody" / "defs"
-    defs.mkdir(parents=True)
-    (tmp_path / "pyproject.toml").write_text(
-        '[project]\nname = "of_somebody"\n[tool.dg]\ndirectory_type = "project"\n[tool.dg.project]\nroot_module = "of_somebody"\n'
-    )
-    (tmp_path / "of_somebody" / "__init__.py").touch()
-    (defs / "__init__.py").touch()
-    (defs / "assets.py").write_text("import dagster as dg\n\n@dg.asset\ndef found() -> int:\n    return 1\n")
-    monkeypatch.syspath_prepend(str(tmp_path))
-    new = instrument(dg.load_from_defs_folder(path_within_project=defs))
+    package = scaffolded(tmp_path, "of_somebody")
+    monkeypatch.syspath_prepend(str(tmp_path / "src"))
+    new = instrument(dg.load_from_defs_folder(path_within_project=package))
     assert new.component_tree is not None
     assert attempts(instance, run(new, "__ASSET_JOB", instance)) == [("found", 1)]
 

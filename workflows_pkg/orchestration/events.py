@@ -33,6 +33,7 @@ from workflows_pkg.history.records import Cursor, Materialization, Quarantined, 
 from workflows_pkg.history.store import Writer, open_history, writer
 from workflows_pkg.orchestration.batches import PATH, PIECE_ROWS, RUNS, TICKS, Batch, Plan, ReadAhead, earlier, plan
 from workflows_pkg.orchestration.facts import tick_record
+from workflows_pkg.orchestration.own import SYNC_SENSOR
 from workflows_pkg.orchestration.positions import OVERLAP
 from workflows_pkg.orchestration.sources import Source, open_source
 from workflows_pkg.orchestration.sources.rows import RUNLESS
@@ -40,9 +41,6 @@ from workflows_pkg.orchestration.translation import CAUSES, TRANSLATE_SQL
 
 PUBLISH_EVERY_S = 10.0
 """A long import shows what it has landed this often."""
-
-SYNC_SENSOR = "workflows_history_sync"
-"""Name of the sensor that syncs. Its own ticks are not landed: each would be news for the next."""
 
 _FROM_OUTSIDE = """
 select run_id, asset_key, coalesce(partition_key, '') as partition_key, "at",

@@ -17,7 +17,7 @@ from typing import Any
 import dagster as dg
 
 from workflows_pkg.errors import SetupError, WorkflowsError
-from workflows_pkg.workbench.news import BY_HAND, LEARNING_JOB, LEARNING_STEP
+from workflows_pkg.orchestration.own import BY_HAND, LEARNING_JOB, LEARNING_STEP
 
 PREFIX = GROUP = "workflows"
 
@@ -90,7 +90,7 @@ class _NoValues(dg.IOManager):
 def learning_definitions(instance_home: Path | None = None) -> dg.Definitions:
     """The assets, their checks and the job that makes them. `instance_home` None: the instance that runs the job."""
 
-    def workflows_learn(context) -> Iterator[dg.MaterializeResult[Any]]:  # pyright: ignore[reportMissingParameterType, reportUnknownParameterType]
+    def workflows_learn(context) -> Results:  # pyright: ignore[reportMissingParameterType, reportUnknownParameterType]
         yield from _learn(context, instance_home)
 
     # Not @multi_asset: it gives the outputs of checks the code location's IO manager, which would be opened for them.
@@ -105,6 +105,7 @@ def learning_definitions(instance_home: Path | None = None) -> dg.Definitions:
         node_def=step,
         keys_by_output_name={name: asset_key(name) for name in _ASSETS},
         check_specs_by_output_name=checks,
+        can_subset=True,  # a selection that takes some of these along would otherwise be refused, and with it the whole code location
         # Not a resource of the definitions: those stand in every job of assets, also in the user's.
         resource_defs={_NO_VALUES: dg.IOManagerDefinition.hardcoded_io_manager(_NoValues())},
         specs=[
@@ -143,7 +144,10 @@ def asset_key(name: str) -> dg.AssetKey:
     return dg.AssetKey([PREFIX, name])
 
 
-def _learn(context: dg.AssetExecutionContext, instance_home: Path | None) -> Iterator[dg.MaterializeResult[Any]]:
+Results = Iterator["dg.MaterializeResult[Any] | dg.AssetCheckResult"]
+
+
+def _learn(context: dg.AssetExecutionContext, instance_home: Path | None) -> Results:
     if context.run.job_name not in (LEARNING_JOB, BY_HAND):
         # A job of all assets ("*") takes these along; whoever wrote it did not mean them, and may run it where no history is.
         context.log.info(f"Nothing is learned in the job '{context.run.job_name}'; the job '{LEARNING_JOB}' does that by itself.")
@@ -154,16 +158,18 @@ def _learn(context: dg.AssetExecutionContext, instance_home: Path | None) -> Ite
     # Imported where the job runs: scikit-learn takes seconds that no load of a code location, and no sensor, should wait for.
     from workflows_pkg.workbench import asset_results
 
-    parts: Mapping[str, Callable[[], Iterator[dg.MaterializeResult[Any]]]] = {
-        "history": lambda: asset_results.history(context.instance, home),
-        "predictors and forecasts": lambda: asset_results.predictors_and_forecasts(home),
-        "findings": lambda: asset_results.findings(context.instance, home),
-        "suggestions": lambda: asset_results.suggestions(home),
+    parts: Mapping[tuple[str, ...], Callable[[], Iterator[dg.MaterializeResult[Any]]]] = {
+        ("history",): lambda: asset_results.history(context.instance, home),
+        ("predictors", "forecasts"): lambda: asset_results.predictors_and_forecasts(home),
+        ("findings",): lambda: asset_results.findings(context.instance, home),
+        ("suggestions",): lambda: asset_results.suggestions(home),
     }
     failed: list[str] = []
-    for name, made in parts.items():
+    for names, made in parts.items():
+        name = " and ".join(names)
         try:
-            yield from made()
+            if _asked_for(context) & set(map(asset_key, names)):
+                yield from _selected(context, made())
         except WorkflowsError as error:
             failed.append(f"{name}: {error}")
             context.log.error(failed[-1])  # noqa: TRY400  a sentence for a person; its trace says nothing more
@@ -172,3 +178,19 @@ def _learn(context: dg.AssetExecutionContext, instance_home: Path | None) -> Ite
             context.log.error(failed[-1], exc_info=True)
     if failed:
         raise dg.Failure("Not made: " + "; ".join(failed), allow_retries=False)
+
+
+def _asked_for(context: dg.AssetExecutionContext) -> set[dg.AssetKey]:
+    """The assets that this run makes or checks: all, but where somebody picked some of them."""
+    return {*context.selected_asset_keys, *(check.asset_key for check in context.selected_asset_check_keys)}
+
+
+def _selected(context: dg.AssetExecutionContext, results: Iterator[dg.MaterializeResult[Any]]) -> Results:
+    """What of `results` this run may say: Dagster refuses any other."""
+    for result in results:
+        names = {check.name for check in context.selected_asset_check_keys if check.asset_key == result.asset_key}
+        checks = [check for check in result.check_results if check.check_name in names]
+        if result.asset_key in context.selected_asset_keys:
+            yield result._replace(check_results=checks)
+        else:
+            yield from checks

@@ -14,17 +14,26 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any, overload
 
 import dagster as dg
 
+# What `dagster.definitions` makes has no public name; tests/workbench/test_instrument.py fails when it moves.
+from dagster.components.definitions import LazyDefinitions
+
+from workflows_pkg.errors import SetupError
 from workflows_pkg.orchestration.metering import METERED_TAG, First, is_metered, metered
+from workflows_pkg.workbench.assets import NAMES, asset_key
 from workflows_pkg.workbench.rebuild import Body, Changes, rebuilt
 
 KEPT = "workflows/not_metered"
 """Metadata of the definitions: what stays without metering, and why; absent where everything is metered."""
+
+_NOT_THEIRS = frozenset(map(asset_key, NAMES))
+"""A job of theirs that selects all assets means all of theirs."""
 
 _log = logging.getLogger("workflows")
 
@@ -39,39 +48,74 @@ def instrument(defs: Any, tuning: str | Path | None = None) -> Any:
     defs: what a location offers, or what `@dg.definitions` made, which is then instrumented when Dagster loads it.
     tuning: the tuning file; a relative path is beside the module that calls this. None, or a file that is not there: no tuning.
 
-    Never raises for what it finds: a definition that cannot be copied, an entry that fits nothing, a file that cannot be read.
+    Never raises for what it finds in them: a definition that cannot be copied, an entry that fits nothing, a file that cannot be
+    read. Raises SetupError where the line itself can have no effect: for something else than definitions, and in a module in which
+    Dagster loads a function with `@dg.definitions` and passes over whatever stands beside it.
     """
-    file = None if tuning is None else _beside(inspect.currentframe(), Path(tuning))
-    return _instrumented(defs, file) if isinstance(defs, dg.Definitions) else _lazily(defs, file)
-
-
-def _beside(frame: FrameType | None, file: Path) -> Path:
-    """`file` in the folder of the module that called the function of `frame`; as it is where that is no file."""
+    frame = inspect.currentframe()
     caller = frame.f_back if frame is not None else None
+    if not isinstance(defs, dg.Definitions):
+        return _lazily(defs, _beside(caller, tuning))
+    passed_over = _loaded_instead(caller)
+    if passed_over is not None:
+        raise SetupError(
+            f"Dagster loads the function '{passed_over}' of this module and passes over every Definitions beside it.",
+            fix=f"Write the line inside of '{passed_over}': return {_LINE}",
+        )
+    return _instrumented(defs, _beside(caller, tuning))
+
+
+_LINE = "dagster.Definitions.merge(instrument(mine), workbench()), where mine is what it returned before"
+
+
+def _beside(caller: FrameType | None, tuning: str | Path | None) -> Path | None:
+    """The tuning file in the folder of the module that calls; as it is named where that is no file."""
     module = caller.f_globals.get("__file__") if caller is not None else None
-    return file if file.is_absolute() or module is None else Path(module).parent / file
+    return None if tuning is None else Path(tuning) if module is None else Path(module).parent / tuning
+
+
+def _loaded_instead(caller: FrameType | None) -> str | None:
+    """The name of a function with `@dg.definitions` in the module whose top level calls; None: there is none."""
+    if caller is None or caller.f_code.co_name != "<module>":
+        return None
+    return next((name for name, value in caller.f_globals.items() if isinstance(value, LazyDefinitions)), None)
 
 
 def _lazily(defs: Any, file: Path | None) -> Any:
-    if not callable(defs):
-        _log.warning("A %s cannot be instrumented; it stays as it is. Pass dagster.Definitions.", type(defs).__name__)
-        return defs
+    if not isinstance(defs, LazyDefinitions) and not inspect.isroutine(defs):
+        raise _refused(defs)
+    return LazyDefinitions[dg.Definitions](load_fn=_Later(defs, file), has_context_arg=getattr(defs, "has_context_arg", False))
 
-    def made(*args: Any) -> Any:
-        loaded = defs(*args)
-        return _instrumented(loaded, file) if isinstance(loaded, dg.Definitions) else _lazily(loaded, file)
 
-    if not getattr(defs, "has_context_arg", False):
-        return dg.definitions(lambda: made())
+@dataclass(frozen=True, repr=False)
+class _Later:
+    """Makes definitions and instruments them when Dagster asks, with the context of a component or without."""
 
-    def with_context(context: dg.ComponentLoadContext) -> dg.Definitions:
-        return made(context)
+    defs: Callable[..., Any]
+    file: Path | None
 
-    return dg.definitions(with_context)
+    def __call__(self, *context: dg.ComponentLoadContext) -> dg.Definitions:
+        loaded = self.defs(*context)
+        if not isinstance(loaded, dg.Definitions):
+            raise _refused(loaded)
+        return _instrumented(loaded, self.file)
+
+    def __repr__(self) -> str:
+        """Told by Dagster to whoever merges these: it refuses to, and shows what it was given."""
+        return (
+            f"definitions that are made later, so that they cannot be merged here. Write inside of the function: return {_LINE}"
+        )
+
+
+def _refused(given: object) -> SetupError:
+    return SetupError(
+        f"instrument takes dagster.Definitions, not {type(given).__name__}.",
+        fix="Give what the module offers to dagster.Definitions(assets=..., jobs=..., schedules=..., sensors=..., resources=...).",
+    )
 
 
 def _instrumented(defs: dg.Definitions, file: Path | None) -> dg.Definitions:
-    changes, metadata = Changes(body=_body), {}
+    changes, metadata = Changes(body=_body, left_out=_NOT_THEIRS), {}
     if file is not None and file.exists():
         # Here, because a process made for one step loads this module as well, and most have no tuning to read.
         from workflows_pkg.workbench.overlay import laid_over
@@ -84,6 +128,7 @@ def _instrumented(defs: dg.Definitions, file: Path | None) -> dg.Definitions:
             graphs=laid.graphs,
             job=laid.job,
             requested=laid.requested,
+            left_out=_NOT_THEIRS,
         )
     made = rebuilt(defs, changes)
     for sentence in made.kept:

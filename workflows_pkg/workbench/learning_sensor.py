@@ -14,8 +14,9 @@ from pathlib import Path
 import dagster as dg
 
 from workflows_pkg.errors import WorkflowsError
+from workflows_pkg.orchestration.own import LEARNING_JOB
 from workflows_pkg.workbench.assets import IN_MEMORY, home_of
-from workflows_pkg.workbench.news import LEARNING_JOB, Trained, ended_runs, last_training
+from workflows_pkg.workbench.news import Trained, ended_runs, last_training
 
 EVERY_S = 30
 """Seconds between looks: one small query on the history, some 50 ms."""

@@ -1,6 +1,6 @@
 """Is there something new to learn from? What the last training had seen, and the history without the workbench's own runs.
 
-Imports neither scikit-learn nor Dagster: a sensor asks this every half minute.
+Imports nothing heavy, and DuckDB only when it is asked: every process that loads a code location with the workbench imports this.
 """
 
 from __future__ import annotations
@@ -12,22 +12,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from workflows_pkg.history.schema import literal
-from workflows_pkg.history.store import open_history
+from workflows_pkg.orchestration.own import BY_HAND, LEARNING_JOB, LEARNING_STEP, SYNC_SENSOR
 
 CARD = "forecasts.card.json"
 """What the predictors were trained on, in the instance's folder."""
-
-LEARNING_JOB = "workflows_learning"
-"""Name of the job that learns, and of the sensor that asks for it."""
-
-LEARNING_STEP = "workflows_learn"
-"""Its one step, which Dagster's implicit job runs too where somebody materializes the assets by hand."""
-
-BY_HAND = "__ASSET_JOB"
-"""Dagster's implicit job of all assets: what runs where somebody clicks on Materialize."""
-
-_OWN_SENSORS = ("workflows_history_sync", LEARNING_JOB)
 
 
 class Connection(Protocol):
@@ -60,6 +48,8 @@ def last_training(home: Path) -> Trained:
 
 def ended_runs(home: Path) -> int:
     """How many of the runs that training looks at have ended and landed. Raises SetupError where the history cannot be read."""
+    from workflows_pkg.history.store import open_history  # brings DuckDB and pandas
+
     with closing(open_history(home)) as con:
         row = without_own(con).execute("select count(*) from runs where outcome is not null and trial_id is null").fetchone()
     return int(row[0]) if row else 0
@@ -75,9 +65,11 @@ def without_own(con: C) -> C:
 
     Learning from its own runs it would always find news. Of a run that did other work too only the workbench's step is left out.
     """
+    from workflows_pkg.history.schema import literal
+
     row = con.execute("select current_database()").fetchone()
     kept = f'"{row[0]}".main'
-    job, step, sensors = literal(LEARNING_JOB), literal(LEARNING_STEP), ", ".join(map(literal, _OWN_SENSORS))
+    job, step, sensors = literal(LEARNING_JOB), literal(LEARNING_STEP), ", ".join(map(literal, (SYNC_SENSOR, LEARNING_JOB)))
     # Temporary views hide the tables of the same names.
     con.execute(f"create temp view ticks as select * from {kept}.ticks where name not in ({sensors})")
     con.execute(

@@ -15,6 +15,7 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -48,6 +49,9 @@ PRIVATE_METHODS: Mapping[type, tuple[str, ...]] = {
     DecoratedOpFunction: ("_replace",),
 }
 
+_LEFT_OUT = "_workflows_left_out"
+"""Attribute of a changed job's class: what it leaves out already."""
+
 Body = Callable[..., Any]
 Tags = Mapping[str, str]
 
@@ -73,6 +77,7 @@ class Changes:
     ops, graphs: policies by the `id` of an op, and of a graph all of whose ops get it in this graph.
     job: what is laid over the job of a name, None: nothing; the second argument says whether it is a job of assets.
     requested: tags of the runs that a schedule or sensor asks for, by the name it has, with those of the job it asks for.
+    left_out: assets of other definitions that a job of assets does not take along, unless it selects nothing else.
     """
 
     body: Callable[[dg.OpDefinition, Body], Body] = lambda _, body: body
@@ -80,6 +85,7 @@ class Changes:
     graphs: Mapping[int, dg.RetryPolicy] = field(default_factory=dict)
     job: Callable[[str, bool], JobChange | None] = lambda _, assets: None
     requested: Mapping[str, Callable[[Tags], Tags]] = field(default_factory=dict)
+    left_out: AbstractSet[dg.AssetKey] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -189,7 +195,8 @@ class _Copies:
                 return self._job(definition)
             case UnresolvedAssetJobDefinition():
                 change = self._changes.job(definition.name, True)
-                return definition if change is None else _as_tuned_asset_job(definition, change)
+                left_out = self._changes.left_out - getattr(definition, _LEFT_OUT, frozenset())
+                return definition if change is None and not left_out else _as_changed_asset_job(definition, change, left_out)
             case dg.ScheduleDefinition() | dg.SensorDefinition():
                 return self._automation(definition)
             case UnresolvedPartitionedAssetScheduleDefinition():
@@ -342,14 +349,24 @@ def _tuned_job(job: dg.JobDefinition, change: JobChange) -> dg.JobDefinition:
     return _as_class(job._copy(**given), TunedJob)
 
 
-def _as_tuned_asset_job(job: UnresolvedAssetJobDefinition, change: JobChange) -> UnresolvedAssetJobDefinition:
-    """A job of assets that is tuned once Dagster knows its assets. A class of its own: Dagster copies the fields, never more."""
+def _as_changed_asset_job(
+    job: UnresolvedAssetJobDefinition, change: JobChange | None, left_out: AbstractSet[dg.AssetKey]
+) -> UnresolvedAssetJobDefinition:
+    """A job of assets that is changed once Dagster knows its assets. A class of its own: Dagster copies the fields, never more."""
+    base = type(job)
 
-    class TunedAssetJob(UnresolvedAssetJobDefinition):
-        def resolve(self, *args: Any, **kwargs: Any) -> dg.JobDefinition:
-            return _tuned_job(super().resolve(*args, **kwargs), change)
+    class ChangedAssetJob(base):
+        def resolve(self, asset_graph: Any, *args: Any, **kwargs: Any) -> dg.JobDefinition:
+            theirs = self
+            present = left_out & asset_graph.get_all_asset_keys()
+            # Asked only where one of them is there, so that what is wrong with a selection is told by Dagster as it always is.
+            if present and not present >= (selected := self.selection.resolve(asset_graph)) and present & selected:
+                theirs = replace(self, selection=self.selection - dg.AssetSelection.assets(*present))
+            made = base.resolve(theirs, asset_graph, *args, **kwargs)
+            return made if change is None else _tuned_job(made, change)
 
-    return _as_class(copy.copy(job), TunedAssetJob)
+    setattr(ChangedAssetJob, _LEFT_OUT, left_out | getattr(job, _LEFT_OUT, frozenset()))
+    return _as_class(copy.copy(job), ChangedAssetJob)
 
 
 def _tuned_automation(definition: Any, tags: Callable[[Tags], Tags]) -> Any:

@@ -9,14 +9,17 @@ could collide with the user's own.
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from workflows_pkg.errors import BusyError, SetupError
-from workflows_pkg.orchestration.events import SYNC_SENSOR, SyncResult, sync_events
+from workflows_pkg.orchestration.own import SYNC_SENSOR
 from workflows_pkg.workbench.assets import IN_MEMORY, home_of, learning_definitions
 from workflows_pkg.workbench.learning_sensor import learning_sensor
-from workflows_pkg.workbench.telling import tell_in_passing
+
+if TYPE_CHECKING:
+    from workflows_pkg.orchestration.events import SyncResult
 
 EVERY_S = 5
 """Seconds between syncs: with the daemon's own 5 s between looks at its sensors, what happened is in history within 10 s."""
@@ -36,6 +39,11 @@ def workbench(instance_home: Path | None = None) -> dg.Definitions:
         home = instance_home or home_of(context.instance)
         if home is None:
             return dg.SkipReason(IN_MEMORY)
+        # Here, because every process that loads the code location, also one made for a single step, imports this module: DuckDB, pandas
+        # and Dagster's storage take a second.
+        from workflows_pkg.orchestration.events import sync_events
+        from workflows_pkg.workbench.telling import tell_in_passing
+
         tell_in_passing(context.instance, home)
         try:
             return dg.SkipReason(_sentence(sync_events(home, home, budget_s=BUDGET_S, wait_s=0)))

@@ -24,8 +24,9 @@ from dagster._core.storage.tags import PARENT_RUN_ID_TAG
 from workflows_pkg.errors import BusyError, SetupError
 from workflows_pkg.history.store import open_history, writer
 from workflows_pkg.orchestration import batches, events
-from workflows_pkg.orchestration.events import SYNC_SENSOR, sync_events
+from workflows_pkg.orchestration.events import sync_events
 from workflows_pkg.orchestration.facts import run_facts
+from workflows_pkg.orchestration.own import SYNC_SENSOR
 from workflows_pkg.orchestration.sources import Source, sqlite
 from workflows_pkg.orchestration.sources.rows import LONGEST_EVENT, RunBody
 from workflows_pkg.orchestration.translation import KINDS
