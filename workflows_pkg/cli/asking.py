@@ -7,6 +7,7 @@ from pathlib import Path
 
 import click
 
+from workflows_pkg.cli.archiving import archive, purge, restore
 from workflows_pkg.cli.output import answer, frame_text, home_option, interactive, json_option, note, resolve_home
 from workflows_pkg.errors import SetupError, bounded
 from workflows_pkg.history import questions
@@ -106,3 +107,7 @@ def report(target: Path, home: Path | None, as_json: bool) -> None:
     with open_history(resolve_home(home)) as connection:
         write_report(connection, target)
     answer({"file": target.resolve()}, as_json, f"wrote {target}")
+
+
+for command in (archive, purge, restore):
+    history.add_command(command)

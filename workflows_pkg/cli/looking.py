@@ -12,19 +12,19 @@ import webbrowser
 from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import click
 
-from workflows_pkg.cli.output import answer, interactive, note
+from workflows_pkg.cli.output import answer
+from workflows_pkg.cli.progress import Progress
 from workflows_pkg.errors import SetupError, bounded
 from workflows_pkg.history.store import open_history
 
 PAGE = "dagster-look.html"
 
 _URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*:/")
-_TOLD_EVERY_S = {True: 0.2, False: 5.0}
-"""Seconds between two lines of progress, for a person who watches and for a log."""
 
 
 @click.command()
@@ -54,7 +54,7 @@ def look(where: str, out: Path, show: bool | None, keep: Path | None, as_json: b
     from workflows_pkg.orchestration.events import sync_events  # what only this command needs, and takes seconds to import
     from workflows_pkg.orchestration.sources import open_source
 
-    with _Progress() as progress, open_source(where, untouched=True) as source:
+    with Progress() as progress, open_source(where, untouched=True) as source:
         instance = _folders(where, source.place)
         _refuse_inside(instance, out, "--out", "write the page")
         if not out.absolute().parent.is_dir():
@@ -69,7 +69,7 @@ def look(where: str, out: Path, show: bool | None, keep: Path | None, as_json: b
         from workflows_pkg.report.look_text import render_look
 
         with _private(instance, keep) as home:
-            read = sync_events(source, home, progress=progress.runs)
+            read = sync_events(source, home, progress=partial(progress.counted, "read"))
             told = Told(source.description, source.notes, read.log_lines)
             with open_history(home) as con:
                 seen = look_at(con, told, datetime.now(UTC), progress.say)
@@ -84,36 +84,6 @@ def look(where: str, out: Path, show: bool | None, keep: Path | None, as_json: b
     answer(value, as_json, lambda: f"{render_look(seen, colour=_colour())}\n\nwrote {page} in {seconds} s{kept}")
     if show or (show is None and not as_json and _screen()):
         webbrowser.open(page.as_uri())
-
-
-class _Progress:
-    """What is being done, on standard error: one line that changes for a person, a line now and then for a log."""
-
-    def __init__(self) -> None:
-        self._last = 0.0
-        self._shown = 0
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        if interactive():
-            click.echo("\r" + " " * self._shown + "\r", err=True, nl=False)
-
-    def say(self, text: str) -> None:
-        self._line(text)
-
-    def runs(self, done: int, total: int) -> None:
-        if time.monotonic() - self._last > _TOLD_EVERY_S[interactive()] or done == total:
-            self._line(f"read {done:,} of {total:,} runs")
-
-    def _line(self, text: str) -> None:
-        self._last = time.monotonic()
-        if interactive():
-            click.echo("\r" + text.ljust(self._shown), err=True, nl=False)
-            self._shown = len(text)
-        else:
-            note(text)
 
 
 @contextmanager

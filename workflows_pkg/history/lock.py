@@ -20,16 +20,16 @@ _held: set[int] = set()
 
 
 @contextmanager
-def only_writer(path: Path, wait_s: float) -> Generator[None]:
+def only_writer(path: Path, wait_s: float, doing: str = "writing this history") -> Generator[None]:
     """Holds the lock file `path` for the block; the system frees it when this process ends, however it ends.
 
-    Threads of one process exclude each other too. Raises BusyError, naming the holder, when it is not free within `wait_s`
-    seconds.
+    Threads of one process exclude each other too. Raises BusyError, naming the holder and what it is `doing`, when it is not
+    free within `wait_s` seconds.
     """
     owner = os.getpid()
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        _acquire(descriptor, path, wait_s)
+        _acquire(descriptor, path, wait_s, doing)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, str(owner).encode(), 0)
         _held.add(descriptor)
@@ -41,7 +41,7 @@ def only_writer(path: Path, wait_s: float) -> Generator[None]:
             os.close(descriptor)
 
 
-def _acquire(descriptor: int, path: Path, wait_s: float) -> None:
+def _acquire(descriptor: int, path: Path, wait_s: float, doing: str) -> None:
     deadline = time.monotonic() + wait_s
     while True:
         try:
@@ -51,7 +51,7 @@ def _acquire(descriptor: int, path: Path, wait_s: float) -> None:
             if time.monotonic() >= deadline:
                 holder = os.pread(descriptor, 20, 0).decode(errors="replace").strip() or "unknown"
                 raise BusyError(
-                    f"{path.parent}: process {holder} is writing this history, and did not finish within {wait_s:g} s.",
+                    f"{path.parent}: process {holder} is {doing}, and did not finish within {wait_s:g} s.",
                     fix=f"Wait until it is done and try again; `ps -p {holder}` shows what it is. Readers need not wait.",
                 ) from None
         time.sleep(_LOOK_AGAIN_S)

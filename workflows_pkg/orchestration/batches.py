@@ -127,7 +127,7 @@ class Plan:
 
 def plan(source: Source, cursors: Sequence[Cursor]) -> Plan:
     """What to look at, given how far this instance was read before."""
-    source_id = _source_id(source, cursors)
+    source_id = source_id_of(source, cursors)
     own = {cursor.shard: cursor for cursor in cursors if cursor.source_id == source_id}
     shards = {shard: cursor for shard, cursor in own.items() if shard not in (PATH, RUNS, TICKS)}
     positions = {shard: Position.of(cursor.position) for shard, cursor in shards.items()}
@@ -151,7 +151,7 @@ def plan(source: Source, cursors: Sequence[Cursor]) -> Plan:
     )
 
 
-def _source_id(source: Source, cursors: Sequence[Cursor]) -> str:
+def source_id_of(source: Source, cursors: Sequence[Cursor]) -> str:
     """What this instance was called before; else the id Dagster gave it, or, where it has none yet, one made from its place."""
     place = source.place
     before = next((cursor.source_id for cursor in cursors if cursor.shard == PATH and cursor.position == place), None)
@@ -253,7 +253,7 @@ class _Log:
         self._run = run
         self._cursor = plan.cursors.get(run.run_id)
         self._before = Position() if self._cursor is None else Position.of(self._cursor.position)
-        self._over = _over_for(run, plan.now) >= GRACE
+        self._over = over_for(run, plan.now) >= GRACE
         self.reading = Reading(
             self._before,
             out_of_order=plan.source.out_of_order,
@@ -306,7 +306,7 @@ class _Log:
         )
 
 
-def _over_for(run: RunRow, now: datetime) -> timedelta:
+def over_for(run: RunRow, now: datetime) -> timedelta:
     """How long the run has been over; negative while it is not."""
     if run.status not in _OVER:
         return timedelta(seconds=-1)

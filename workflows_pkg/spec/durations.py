@@ -17,15 +17,15 @@ _LONGEST_TEXT = 60
 """More characters than any sensible duration has; keeps the numbers inside what a float holds."""
 
 
-def parse_duration(text: object) -> timedelta:
+def parse_duration(text: object, longest: timedelta = LONGEST) -> timedelta:
     """The duration that `text` writes, to the millisecond; raises ValueError with the accepted forms."""
     if isinstance(text, timedelta):
         return text
     if not isinstance(text, str) or len(text) > _LONGEST_TEXT or not re.fullmatch(PATTERN, text):
         raise ValueError("expected a duration such as 500ms, 10s, 30m or 1h30m")
     seconds = sum(float(number) * _UNITS[unit] for number, unit in _PART.findall(text))
-    if seconds > LONGEST.total_seconds():
-        raise ValueError("expected a duration of at most 366d")
+    if seconds > longest.total_seconds():
+        raise ValueError(f"expected a duration of at most {longest.days}d")
     return timedelta(milliseconds=round(seconds * 1000))
 
 

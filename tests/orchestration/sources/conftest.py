@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import shutil
+import sqlite3
 import subprocess
 import sys
+import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import count
@@ -18,6 +21,8 @@ import dagster as dg
 import psycopg2
 import psycopg2.extensions
 import pytest
+
+from workflows_pkg.orchestration.events import sync_events
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
@@ -89,8 +94,6 @@ class Place:
 
     def sql(self, text: str, values: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
         """Runs a statement, with `%s` for values, in the database with the events (of a run-sharded instance: with the runs)."""
-        import sqlite3
-
         if self.server is not None:
             with closing(self.server.connect(self.database)) as connection, connection.cursor() as cursor:
                 cursor.execute(text, values)
@@ -163,3 +166,105 @@ def copied(recordings: Callable[[str], Place], server: Server, tmp_path: Path) -
 def place(request: pytest.FixtureRequest, copied: Callable[[str], Place]) -> Place:
     """A copy of the recorded instance, of each kind in turn."""
     return copied(request.param)
+
+
+AGE_DAYS = 40
+"""How long the old runs of `aged` have been over."""
+
+
+@dataclass(frozen=True)
+class Aged:
+    """An instance with assets of every kind, some runs of which are old; all of it is in the history beside it."""
+
+    place: Place
+    old: tuple[str, ...]
+
+    @property
+    def home(self) -> Path:
+        return self.place.home
+
+    @property
+    def archive(self) -> Path:
+        return self.home.parent / f"{self.place.kind}-archive"
+
+    def log(self, run_id: str) -> list[tuple[Any, ...]]:
+        """The rows of a run's log, every column as it is stored."""
+        sql = "select id, run_id, event, dagster_event_type, {at}, step_key, asset_key, partition from event_logs where run_id = %s order by id"
+        if self.place.kind != "sharded":
+            at = "timestamp::text" if self.place.server else "timestamp"
+            return self.place.sql(sql.replace("{at}", at), (run_id,))
+        with closing(sqlite3.connect(self.home / "history" / "runs" / f"{run_id}.db")) as con:
+            return con.execute(sql.format(at="timestamp").replace("%s", "?"), (run_id,)).fetchall()
+
+    def logs(self) -> dict[str, list[tuple[Any, ...]]]:
+        """All logs, by run."""
+        with self.place.instance() as instance:
+            return {run.run_id: self.log(run.run_id) for run in instance.get_runs()}
+
+
+def make_old(place: Place, run_ids: Sequence[str], days: int) -> None:
+    """Moves the rows of these runs back in time."""
+    for run_id in run_ids:
+        if place.server is not None:
+            moved = ", ".join(f"{name} = {name} - interval '{days} days'" for name in ("create_timestamp", "update_timestamp"))
+        else:
+            moved = ", ".join(
+                f"{name} = strftime('%Y-%m-%d %H:%M:%f', {name}, '-{days} days')"
+                for name in ("create_timestamp", "update_timestamp")
+            )
+        seconds = days * 86_400
+        sql = f"update runs set {moved}, start_time = start_time - {seconds}, end_time = coalesce(end_time, {time.time()}) - {seconds}"
+        if place.server is not None:
+            place.sql(f"{sql} where run_id = %s", (run_id,))
+        else:
+            with closing(sqlite3.connect(place.home / "history" / "runs.db")) as con, con:
+                con.execute(f"{sql} where run_id = ?", (run_id,))
+
+
+@pytest.fixture(scope="session")
+def aged_recordings(tmp_path_factory: pytest.TempPathFactory, server: Server) -> Callable[[str], Aged]:
+    """The instance with old runs of each kind, made when it is first asked for."""
+    made: dict[str, Aged] = {}
+
+    def recorded(kind: str) -> Aged:
+        if kind not in made:
+            home = tmp_path_factory.mktemp(f"aged-{kind}") / "home"
+            database = server.new_database() if kind == "postgres" else ""
+            place = Place(kind, home, server if database else None, database)
+            write_settings(home, kind, place.server, database)
+            done = subprocess.run(
+                [sys.executable, "-W", "ignore", str(HERE / "archived_assets.py"), str(home)],
+                capture_output=True,
+                text=True,
+                env={"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin", "HOME": str(home.parent)},
+                timeout=240,
+            )
+            assert done.returncode == 0, done.stderr[-3000:]
+            old = tuple(json.loads(done.stdout.splitlines()[-1]))
+            make_old(place, old, AGE_DAYS)
+            made[kind] = Aged(place, old)
+        return made[kind]
+
+    return recorded
+
+
+@pytest.fixture
+def aged_copy(aged_recordings: Callable[[str], Aged], server: Server, tmp_path: Path) -> Callable[[str], Aged]:
+    """A copy of the instance with old runs, for a test that changes it."""
+
+    def copy(kind: str) -> Aged:
+        recorded = aged_recordings(kind)
+        home = tmp_path / f"aged-{kind}"
+        shutil.copytree(recorded.home, home)
+        database = server.new_database(recorded.place.database) if recorded.place.server is not None else ""
+        write_settings(home, kind, recorded.place.server, database)
+        sync_events(home, home)  # a copy is another instance to history, which knows SQLite by its place
+        return Aged(Place(kind, home, recorded.place.server, database), recorded.old)
+
+    return copy
+
+
+@pytest.fixture(params=KINDS)
+def aged(request: pytest.FixtureRequest, aged_copy: Callable[[str], Aged]) -> Aged:
+    """A copy of the instance with old runs, of each kind in turn."""
+    return aged_copy(request.param)

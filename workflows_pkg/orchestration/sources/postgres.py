@@ -2,7 +2,8 @@
 
 Every question is a read-only transaction of its own that ends before its answer is used: it takes no lock but the one that keeps
 a table from being dropped under it, waits for no other lock longer than `LOCK_WAIT_S`, and holds no old row versions for long.
-Long answers come through a cursor on the server.
+Long answers come through a cursor on the server. A change (only a purge of the event log, and undoing it, make one) is a short
+transaction on a connection of its own.
 
 Dagster stores instants as local time of its connections, without saying so: psycopg2 sends `...+00:00`, and the column forgets
 the zone. It is Dagster's server that sets the zone of both its connections and ours, so an instant is turned back by the zone
@@ -45,6 +46,9 @@ _HOST = re.compile(r"^(\[[^\]]*\]|[^:\[\]]*)(:\d*)?$")
 
 _SAFE_TO_SHOW = ("connection to server", "could not translate host name")
 """How libpq begins when a server refuses; when it does not understand a URL it quotes pieces of it, the password too."""
+
+_RIGHTS = {"read": "SELECT", "change": "SELECT, INSERT and DELETE"}
+_DONE = {"read": "read", "change": "changed"}
 
 Result = TypeVar("Result")
 
@@ -96,6 +100,7 @@ class PostgresServer:
     def __init__(self, url: PostgresUrl) -> None:
         self._url = url
         self._connection: Any = None  # psycopg2 publishes no types
+        self._changing: Any = None
         self._was_connected = False
         self._turn = threading.Lock()
         self._asked_by = 0
@@ -137,6 +142,22 @@ class PostgresServer:
         except driver.Error as error:
             raise self._explained(error) from None
 
+    def change(self, change: Callable[[Any], Result]) -> Result:
+        """`change` of a cursor of psycopg2, in one transaction on a connection of its own, whose locks end with it.
+
+        Raises BusyError where a lock is not to be had in time, SetupError for everything else; nothing has changed then.
+        """
+        driver = _driver()
+        try:
+            if self._changing is None or self._changing.closed:
+                self._changing = driver.connect(self._url.dsn, connect_timeout=CONNECT_S, application_name="workflows")
+                self._changing.set_client_encoding("UTF8")
+            with self._changing, self._changing.cursor() as cursor:  # commits, or rolls back
+                cursor.execute(f"set local statement_timeout = '{STATEMENT_S}s'; set local lock_timeout = '{LOCK_WAIT_S}s'")
+                return change(cursor)
+        except driver.Error as error:
+            raise self._explained(error, "change") from None
+
     def columns(self, table: str) -> set[str]:
         sql = "select attname from pg_attribute where attrelid = to_regclass(?) and attnum > 0 and not attisdropped"  # as searched for
         return self.read(lambda select: {row[0] for row in select(sql, (table,))})
@@ -150,10 +171,11 @@ class PostgresServer:
 
     def close(self) -> None:
         with self._turn:
-            if self._connection is not None:
-                with suppress(_driver().Error):
-                    self._connection.close()
-                self._connection = None
+            for connection in (self._connection, self._changing):
+                if connection is not None:
+                    with suppress(_driver().Error):
+                        connection.close()
+            self._connection = self._changing = None
 
     @contextmanager
     def _transaction(self) -> Generator[Any]:
@@ -173,7 +195,7 @@ class PostgresServer:
             with connection.cursor() as settings:
                 settings.execute(
                     f"set local statement_timeout = '{STATEMENT_S}s'; set local lock_timeout = '{LOCK_WAIT_S}s'; "
-                    "set local max_parallel_workers_per_gather = 0"
+                    "set local max_parallel_workers_per_gather = 0; set local datestyle = 'ISO, YMD'"
                 )
             yield select
             for cursor in cursors:
@@ -201,7 +223,7 @@ class PostgresServer:
             self._connection = connection
         return self._connection
 
-    def _explained(self, error: Any) -> SetupError | BusyError:
+    def _explained(self, error: Any, what: str = "read") -> SetupError | BusyError:
         """What to do about it; of the server's words only the first line, and that only where it cannot quote the URL."""
         code = error.pgcode or ""
         said = bounded(str(error).strip().partition("\n")[0], 200)
@@ -211,11 +233,14 @@ class PostgresServer:
             return BusyError(f"PostgreSQL at {self._url.place} takes no questions now: {said}", fix="Try again later.")
         if code == "42501":
             return SetupError(
-                f"PostgreSQL at {self._url.place} does not let this user read: {said}", fix="Grant SELECT on Dagster's tables."
+                f"PostgreSQL at {self._url.place} does not let this user {what}: {said}",
+                fix=f"Grant {_RIGHTS[what]} on Dagster's tables.",
             )
         said = self._url.without_secrets(said)
-        if self._connection is not None:
-            return SetupError(f"PostgreSQL at {self._url.place} cannot be read: {said}", fix="Check that it is Dagster's.")
+        if self._connection is not None or self._changing is not None:
+            return SetupError(
+                f"PostgreSQL at {self._url.place} cannot be {_DONE[what]}: {said}", fix="Check that it is Dagster's."
+            )
         if not said.startswith(_SAFE_TO_SHOW):
             return SetupError(
                 f"PostgreSQL at {self._url.place} cannot be reached: libpq does not understand the URL.",
