@@ -189,7 +189,8 @@ class Aged:
 
     def log(self, run_id: str) -> list[tuple[Any, ...]]:
         """The rows of a run's log, every column as it is stored."""
-        sql = "select id, run_id, event, dagster_event_type, {at}, step_key, asset_key, partition from event_logs where run_id = %s order by id"
+        columns = "id, run_id, event, dagster_event_type, {at}, step_key, asset_key, partition"
+        sql = f"select {columns} from event_logs where run_id = %s order by id"
         if self.place.kind != "sharded":
             at = "timestamp::text" if self.place.server else "timestamp"
             return self.place.sql(sql.replace("{at}", at), (run_id,))
