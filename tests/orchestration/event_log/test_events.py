@@ -22,12 +22,13 @@ from dagster._core.scheduler.instigation import InstigatorType, TickData, TickSt
 from dagster._core.storage.tags import PARENT_RUN_ID_TAG
 
 from workflows_pkg.errors import BusyError, SetupError
+from workflows_pkg.history import sqlite_files
 from workflows_pkg.history.store import open_history, writer
 from workflows_pkg.orchestration import batches, events
 from workflows_pkg.orchestration.events import sync_events
 from workflows_pkg.orchestration.facts import run_facts
 from workflows_pkg.orchestration.own import SYNC_SENSOR
-from workflows_pkg.orchestration.sources import Source, sqlite
+from workflows_pkg.orchestration.sources import Source
 from workflows_pkg.orchestration.sources.rows import LONGEST_EVENT, RunBody
 from workflows_pkg.orchestration.translation import KINDS
 
@@ -364,7 +365,7 @@ def test_the_reader_never_keeps_a_writer_waiting(home: Path, monkeypatch: pytest
 
         for piece in real(source, *args):
             (home / "history" / "runs.db").touch()  # in use: read under SQLite's own rules
-            sqlite.read(str(home / "history" / "runs.db"), query)
+            sqlite_files.read(str(home / "history" / "runs.db"), query)
             yield piece
 
     monkeypatch.setattr(Source, "log_pieces", write_meanwhile)
@@ -373,7 +374,7 @@ def test_the_reader_never_keeps_a_writer_waiting(home: Path, monkeypatch: pytest
 
 
 def test_a_log_without_write_ahead_that_is_held_is_busy(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(sqlite_files, "PATIENCE_S", 0.1)
     with closing(sqlite3.connect(home / "history" / "runs.db", isolation_level=None)) as con:
         con.execute("pragma journal_mode = delete")
         con.execute("begin exclusive")
@@ -413,9 +414,9 @@ def test_a_folder_that_may_only_be_read_is_read(home: Path, tmp_path: Path) -> N
             "import sys",
             "from pathlib import Path",
             f"sys.path.insert(0, {str(ROOT)!r})",
-            "from workflows_pkg.orchestration.sources import sqlite",
+            "from workflows_pkg.history import sqlite_files",
             f"file = Path({str(copy / 'history' / 'runs.db')!r})",
-            "print(sqlite.read(file, lambda con: con.execute('select count(*) from runs').fetchone()[0]))",
+            "print(sqlite_files.read(file, lambda con: con.execute('select count(*) from runs').fetchone()[0]))",
         )
     )
     as_nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"] if os.geteuid() == 0 else []

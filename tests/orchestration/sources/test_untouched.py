@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from workflows_pkg.history import sqlite_files
 from workflows_pkg.history.store import open_history
 from workflows_pkg.orchestration.events import sync_events
 from workflows_pkg.orchestration.sources import open_source, sqlite
@@ -138,7 +139,7 @@ def test_a_database_being_written_to_is_read_as_it_was_at_one_moment(tmp_path: P
         names: set[str] = set()
         deadline = time.monotonic() + 60
         while len(seen) < 15 and time.monotonic() < deadline:
-            found, sound = sqlite.read(str(file), _state_of_pairs, untouched=True)
+            found, sound = sqlite_files.read(str(file), _state_of_pairs, untouched=True)
             assert (len(found), sound) == (1, "ok")
             seen |= found
             names |= set(os.listdir(folder))
@@ -165,7 +166,7 @@ def test_control_a_plain_copy_of_a_database_being_written_to_is_torn(tmp_path: P
         con.execute("pragma wal_checkpoint(truncate)")
         con.execute("update pairs set b = 1")
         con.commit()
-        header = sqlite._header(f"{file}-wal")
+        header = sqlite_files._header(f"{file}-wal")
         shutil.copyfile(file, copy)  # before the change
         con.execute("pragma wal_checkpoint(truncate)")
         con.execute("update pairs set b = 2 where rowid = 1")
@@ -174,7 +175,7 @@ def test_control_a_plain_copy_of_a_database_being_written_to_is_torn(tmp_path: P
         with closing(sqlite3.connect(copy)) as torn:
             found = {row[0] for row in torn.execute("select distinct b from pairs")}
         assert {0, 2} <= found  # never at the same moment
-        assert sqlite._header(f"{file}-wal") != header  # which is what tells
+        assert sqlite_files._header(f"{file}-wal") != header  # which is what tells
 
 
 def test_a_file_that_changes_while_it_is_read_is_read_again(tmp_path: Path) -> None:
@@ -194,7 +195,7 @@ def test_a_file_that_changes_while_it_is_read_is_read_again(tmp_path: Path) -> N
                 other.commit()
         return answers[-1]
 
-    assert sqlite.read(str(file), query, untouched=True) == 2
+    assert sqlite_files.read(str(file), query, untouched=True) == 2
     assert answers == [1, 2]
 
 
