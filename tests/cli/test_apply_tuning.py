@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import runpy
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from workflows_pkg.history.records import Suggestion
+from workflows_pkg.history.records import Record, Run, StepAttempt, Suggestion
 from workflows_pkg.history.store import writer
 
 RETRY = {"attempts": 3, "delay": "30s", "backoff": "exponential", "jitter": "full"}
@@ -94,3 +95,32 @@ def test_there_is_no_workflow_file_to_write(project: Path, workflows: Callable[.
     refused = workflows("apply", retry, "--write", project / "flow.yaml")
     assert refused.code == 1
     assert "has no workflow file" in refused.err
+
+
+def lived(shift: timedelta) -> dict[type[Record], list[Record]]:
+    """Half a year of a job without a spec, one step of which fails now and then and succeeds within the hour, moved in time."""
+    theirs = runpy.run_path(str(Path(__file__).parents[1] / "advisor" / "foreign_history.py"))["failing"](soon_s=1800)
+    rows = {Run: theirs.runs, StepAttempt: theirs.attempts}
+    moved = {
+        record: [{name: at + shift if isinstance(at, datetime) else at for name, at in row.items()} for row in found]
+        for record, found in rows.items()
+    }
+    return {record: [record.model_validate(row) for row in found] for record, found in moved.items()}
+
+
+def test_what_advise_says_can_be_typed(project: Path, workflows: Callable[..., Any]) -> None:
+    with writer(Path(os.environ["DAGSTER_HOME"])) as history:
+        for record, rows in lived(datetime.now(UTC) - datetime(2026, 6, 1, tzinfo=UTC)).items():
+            history.upsert(record, rows)
+    said = workflows("advise", "orders")
+    assert said.code == 0
+    (line,) = [line.strip() for line in said.out.splitlines() if "do it with" in line]
+    command = line.removeprefix("do it with: workflows ").partition("  (")[0].split()
+    assert command[2:] == ["--tuning", "tuning.yaml"]
+    done = workflows(*command)
+    assert done.code == 0
+    assert "job:orders/step:extract:" in (project / "tuning.yaml").read_text()
+    wrong = workflows("advise", "ordrs")
+    assert wrong.code == 1
+    assert "There is no workflow or job 'ordrs'" in wrong.err
+    assert "Did you mean 'orders'?" in wrong.err

@@ -80,20 +80,21 @@ def forecast(job: str | None, training: bool, compare: bool, home: Path | None, 
 
 
 @click.command()
-@click.argument("workflow", required=False)
+@click.argument("job", required=False)
 @home_option
 @json_option
-def advise(workflow: str | None, home: Path | None, as_json: bool) -> None:
+def advise(job: str | None, home: Path | None, as_json: bool) -> None:
     """Suggest changes, each with its evidence and the effect to expect; no suggestion is a good answer.
 
-    Two kinds so far: a retry policy that fits how failures pass, and a timeout learned from how long attempts take.
+    Two kinds so far: a retry policy that fits how failures pass, and a timeout learned from how long attempts take. JOB limits the
+    answer to one workflow or job.
     """
     folder = resolve_home(home)
-    store = VersionStore(folder)
-    if workflow is not None and workflow not in store.names():
-        raise NotFound("workflow with a version", workflow, store.names())
     found = refresh_suggestions(folder).suggestions
-    chosen = [s for s in found if workflow is None or s.workflow == workflow]
+    known = {*VersionStore(folder).names(), *_jobs(folder)}
+    if job is not None and job not in known:
+        raise NotFound("workflow or job", job, known)
+    chosen = [s for s in found if job is None or s.workflow == job]
     lines = [_suggestion_text(suggestion) for suggestion in chosen]
     nothing = "no suggestion: nothing in the history supports one yet"
     answer([_suggestion_value(s) for s in chosen], as_json, "\n\n".join(lines) if lines else nothing)
@@ -226,8 +227,24 @@ def _suggestion_text(suggestion: Suggestion) -> str:
     return (
         f"{suggestion.suggestion_id}  {suggestion.workflow} / {suggestion.step}: {suggestion.title}\n{changes}\n"
         f"    expected: {_effect(suggestion)} in {suggestion.quantity}\n"
-        f"    do it with: workflows apply {suggestion.suggestion_id}"
+        f"    {_how(suggestion)}"
     )
+
+
+def _how(suggestion: Suggestion) -> str:
+    """What to type; the entry for a job without a spec goes into the file that its code location reads."""
+    command = f"workflows apply {suggestion.suggestion_id}"
+    if suggestion.kind in ADVICE_ONLY:
+        return f"advice only, it stands in your code; show the change with: {command}"
+    if suggestion.kind in MAY_TUNE:
+        return f"do it with: {command} --tuning {TUNING_FILE}  (the file that your code gives to instrument)"
+    return f"do it with: {command}"
+
+
+def _jobs(home: Path) -> set[str]:
+    """Every job that has run here."""
+    with open_history(home) as connection:
+        return {name for (name,) in connection.execute("select distinct job_name from runs").fetchall()}
 
 
 def _effect(suggestion: Suggestion) -> str:

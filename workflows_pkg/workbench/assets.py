@@ -191,6 +191,6 @@ def _selected(context: dg.AssetExecutionContext, results: Iterator[dg.Materializ
         names = {check.name for check in context.selected_asset_check_keys if check.asset_key == result.asset_key}
         checks = [check for check in result.check_results if check.check_name in names]
         if result.asset_key in context.selected_asset_keys:
-            yield result._replace(check_results=checks)
+            yield dg.MaterializeResult(asset_key=result.asset_key, metadata=result.metadata, check_results=checks)
         else:
             yield from checks
