@@ -14,9 +14,10 @@ import pytest
 from dagster._core.events import DagsterEventType
 
 from workflows_pkg.errors import BusyError, MissingExtra, SetupError
+from workflows_pkg.history import sqlite_files
 from workflows_pkg.history.store import open_history
 from workflows_pkg.orchestration.events import sync_events
-from workflows_pkg.orchestration.sources import notes, open_source, sqlite
+from workflows_pkg.orchestration.sources import notes, open_source
 from workflows_pkg.orchestration.sources.postgres import PostgresUrl
 from workflows_pkg.orchestration.sources.settings import Shards, storage_of
 
@@ -225,7 +226,7 @@ def test_a_missing_or_broken_table_of_ticks_is_a_note(home: Path, tmp_path: Path
 
 
 def test_a_database_held_exclusively_is_busy(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(sqlite_files, "PATIENCE_S", 0.1)
     with closing(sqlite3.connect(home / "history" / "runs.db", isolation_level=None)) as con:
         con.execute("pragma journal_mode = delete")
         con.execute("pragma locking_mode = exclusive")
