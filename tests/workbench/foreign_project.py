@@ -6,9 +6,13 @@ sensor, an executor, resources and an IO manager of its own, and steps that fail
 
 import asyncio
 import datetime
+import json
 import os
 import pickle
+import resource
+import signal
 import tempfile
+import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -160,6 +164,21 @@ def hungry() -> int:
     return len(bytearray(120 * 1024 * 1024))
 
 
+@dg.op(retry_policy=TWICE)
+def dies_first(context: dg.OpExecutionContext) -> int:
+    """Works and takes memory, says what it has used by then to its author's file, and is gone; the second try succeeds."""
+    if context.retry_number > 0:
+        return 1
+    before = time.process_time()
+    taken = bytearray(400 * 1024 * 1024)
+    while time.process_time() - before < 2:
+        taken[::4096] = bytes(len(taken[::4096]))
+    used = {"cpu_s": time.process_time() - before, "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    Path(os.environ["DIES_FILE"]).write_text(json.dumps(used))
+    os.kill(os.getpid(), signal.SIGKILL)  # as the kernel does with who takes too much
+    return 0
+
+
 @dg.op
 def fails(number: int) -> int:
     raise ValueError(f"cannot use {number}")
@@ -236,6 +255,11 @@ def doubling() -> None:
 def eating() -> None:
     hungry()
     one()
+
+
+@dg.job
+def dying() -> None:
+    double(dies_first())
 
 
 @dg.job
@@ -331,7 +355,7 @@ def definitions() -> dg.Definitions:
             dg.AssetSpec("made_elsewhere"),
         ],
         asset_checks=[orders_are_there, totals_are_good],
-        jobs=[doubling, eating, nightly, asset_job, bad_asset_job, visits_job, graph_job_again],
+        jobs=[doubling, eating, dying, nightly, asset_job, bad_asset_job, visits_job, graph_job_again],
         schedules=[every_morning, asks_to_fail, by_asset_job, by_target, by_partitions],
         sensors=[looks_around, finds_files, after_failure, by_name, on_orders, by_conditions],
         resources=RESOURCES,
@@ -355,6 +379,14 @@ def tuned() -> dg.Definitions:
 
 def instrumented_eating() -> dg.JobDefinition:
     return instrumented().resolve_job_def("eating")
+
+
+def instrumented_dying() -> dg.JobDefinition:
+    return instrumented().resolve_job_def("dying")
+
+
+def plain_dying() -> dg.JobDefinition:
+    return definitions().resolve_job_def("dying")
 
 
 def plain_eating() -> dg.JobDefinition:

@@ -35,8 +35,9 @@ from typing import Any, Protocol
 
 import dagster as dg
 
-# No public name builds an engine event; tests/orchestration/test_metering.py fails when this one moves.
+# No public name builds an engine event or tells a parent; tests/orchestration/test_metering.py fails when one of these moves.
 from dagster._core.events import EngineEventData
+from dagster._core.executor.child_process_executor import ChildProcessEvent
 
 METERED_TAG = "workflows/metered"
 """Op tag; the value `body` says that the op's own function reports its use."""
@@ -110,6 +111,8 @@ def begin() -> Mark:
             else:
                 other.shared = mark.shared = True
         _open.add(mark)
+    if mark.cpu_s is not None:
+        _tell_parent(mark.cpu_s)
     return mark
 
 
@@ -121,27 +124,51 @@ def report(context: MeteredContext, mark: Mark, attempt: int, failed: bool = Fal
             _metered.add((context.run_id, step_key))
             dedicated = _dedicated()
             _open.discard(mark)
-        cpu_s = _spent(mark)
-        metadata: dict[str, dg.MetadataValue] = {
-            PROCESS_ID: dg.MetadataValue.int(os.getpid()),
-            HOST: dg.MetadataValue.text(platform.node()),
-            ATTEMPT: dg.MetadataValue.int(attempt),
-            DEDICATED: dg.MetadataValue.bool(dedicated),
-        }
-        if cpu_s is not None:
-            metadata[CPU] = dg.MetadataValue.float(cpu_s)
-        peak_memory_mib = _peak_memory_mib() if dedicated else None
-        if peak_memory_mib is not None:
-            metadata[PEAK_MEMORY] = dg.MetadataValue.float(peak_memory_mib)
-        context.instance.report_engine_event(
-            f"Metered attempt {attempt}{' (failed)' if failed else ''}.",
-            engine_event_data=EngineEventData(metadata=metadata),
-            run_id=context.run_id,
-            job_name=context.job_name,
-            step_key=step_key,
-        )
+        write(
+            context.instance, context.run_id, context.job_name, step_key, attempt,
+            process_id=os.getpid(), dedicated=dedicated, cpu_s=_spent(mark),
+            peak_memory_mib=_peak_memory_mib() if dedicated else None, ended=" (failed)" if failed else "",
+        )  # fmt: skip
     except Exception:  # noqa: BLE001 - measuring is a courtesy: whatever breaks here, the step goes on
         _log.debug("An attempt could not be metered.", exc_info=True)
+
+
+def write(
+    instance: dg.DagsterInstance,
+    run_id: str,
+    job_name: str,
+    step_key: str,
+    attempt: int,
+    *,
+    process_id: int,
+    dedicated: bool,
+    cpu_s: float | None,
+    peak_memory_mib: float | None,
+    ended: str,
+) -> None:
+    """Writes the event of one attempt; what is None is left out. Raises what the event log raises."""
+    metadata: dict[str, dg.MetadataValue] = {
+        PROCESS_ID: dg.MetadataValue.int(process_id),
+        HOST: dg.MetadataValue.text(platform.node()),
+        ATTEMPT: dg.MetadataValue.int(attempt),
+        DEDICATED: dg.MetadataValue.bool(dedicated),
+    }
+    if cpu_s is not None:
+        metadata[CPU] = dg.MetadataValue.float(round(cpu_s, 6))
+    if peak_memory_mib is not None:
+        metadata[PEAK_MEMORY] = dg.MetadataValue.float(round(peak_memory_mib, 3))
+    instance.report_engine_event(
+        f"Metered attempt {attempt}{ended}.",
+        engine_event_data=EngineEventData(metadata=metadata),
+        run_id=run_id,
+        job_name=job_name,
+        step_key=step_key,
+    )
+
+
+def peak_memory_mib_of(usage: resource.struct_rusage) -> float:
+    """Largest resident memory that an account of use names."""
+    return usage.ru_maxrss / (1024 * 1024 if sys.platform == "darwin" else 1024)  # in bytes on macOS, in KiB elsewhere
 
 
 class _Attempt:
@@ -241,6 +268,38 @@ _SORTS: tuple[tuple[Callable[[Any], bool], Callable[..., Any]], ...] = (
 )
 
 
+class Begun(ChildProcessEvent):
+    """What a step's process had used when its body began: Dagster hands it to the process that waits for this one, and passes over it.
+
+    That process keeps it in `before_body_s`, for a body that does not come to its end (`orchestration.crashes`).
+    """
+
+    def __init__(self, process_id: int, cpu_s: float) -> None:
+        self._said = (process_id, cpu_s)
+
+    def __reduce__(self) -> tuple[Callable[[int, float], Begun], tuple[int, float]]:
+        """Taken apart and put together again on the other side of the queue, which is all that can be noticed there."""
+        return _arrived, self._said
+
+
+before_body_s: dict[int, float] = {}
+"""Processor seconds by process id, of the newest attempt there."""
+
+
+def _arrived(process_id: int, cpu_s: float) -> Begun:
+    before_body_s[process_id] = cpu_s
+    return Begun(process_id, cpu_s)
+
+
+def _tell_parent(cpu_s: float) -> None:
+    try:
+        if _dedicated():
+            queue, *_ = getattr(multiprocessing.current_process(), "_args")  # noqa: B009 - it is private, and has no stub
+            queue.put(Begun(os.getpid(), cpu_s))
+    except Exception:  # noqa: BLE001 - a courtesy as well
+        _log.debug("What came before an attempt could not be told.", exc_info=True)
+
+
 def _dedicated() -> bool:
     """Whether Dagster made this process for one step, and it has metered nothing else."""
     target = getattr(multiprocessing.current_process(), "_target", None)
@@ -251,7 +310,7 @@ def _spent(since: Mark) -> float | None:
     now = _cpu_s()
     if since.shared or since.cpu_s is None or now is None:
         return None
-    return round(max(0.0, now - since.cpu_s), 6)
+    return max(0.0, now - since.cpu_s)
 
 
 def _cpu_s() -> float | None:
@@ -263,14 +322,12 @@ def _cpu_s() -> float | None:
     return sum(usage.ru_utime + usage.ru_stime for usage in used)
 
 
-def _peak_memory_mib() -> float | None:
+def _peak_memory_mib() -> float:
     """Largest resident memory of this process, or of one of its children where that was larger."""
-    per_mib = 1024 * 1024 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes on macOS, in KiB elsewhere
-    children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / per_mib
     own = _high_water_mark_mib()
     if own is None:
-        own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / per_mib
-    return round(max(own, children), 3)
+        own = peak_memory_mib_of(resource.getrusage(resource.RUSAGE_SELF))
+    return max(own, peak_memory_mib_of(resource.getrusage(resource.RUSAGE_CHILDREN)))
 
 
 def _high_water_mark_mib() -> float | None:

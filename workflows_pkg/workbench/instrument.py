@@ -14,7 +14,7 @@ from __future__ import annotations
 import inspect
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any, overload
@@ -25,6 +25,7 @@ import dagster as dg
 from dagster.components.definitions import LazyDefinitions
 
 from workflows_pkg.errors import SetupError
+from workflows_pkg.orchestration.crashes import telling_of_crashes
 from workflows_pkg.orchestration.metering import METERED_TAG, First, is_metered, metered
 from workflows_pkg.workbench.assets import NAMES, asset_key
 from workflows_pkg.workbench.rebuild import Body, Changes, rebuilt
@@ -115,20 +116,20 @@ def _refused(given: object) -> SetupError:
 
 
 def _instrumented(defs: dg.Definitions, file: Path | None) -> dg.Definitions:
-    changes, metadata = Changes(body=_body, left_out=_NOT_THEIRS), {}
+    changes, metadata = Changes(body=_body, left_out=_NOT_THEIRS, executor=telling_of_crashes), {}
     if file is not None and file.exists():
         # Here, because a process made for one step loads this module as well, and most have no tuning to read.
         from workflows_pkg.workbench.overlay import laid_over
 
         laid, said = laid_over(defs, file)
         metadata |= said
-        changes = Changes(
+        changes = replace(
+            changes,
             body=lambda op, function: _body(op, function, laid.announce if id(op) in laid.tuned_ops else None),
             ops=laid.ops,
             graphs=laid.graphs,
             job=laid.job,
             requested=laid.requested,
-            left_out=_NOT_THEIRS,
         )
     made = rebuilt(defs, changes)
     for sentence in made.kept:

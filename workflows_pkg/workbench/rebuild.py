@@ -49,8 +49,10 @@ PRIVATE_METHODS: Mapping[type, tuple[str, ...]] = {
     DecoratedOpFunction: ("_replace",),
 }
 
-_LEFT_OUT = "_workflows_left_out"
-"""Attribute of a changed job's class: what it leaves out already."""
+_LEFT_OUT, _EXCHANGED = "_workflows_left_out", "_workflows_executor_exchanged"
+"""Attributes of a changed job's class: which assets it leaves out already, and whether its executor is exchanged."""
+
+Exchange = Callable[[dg.ExecutorDefinition], dg.ExecutorDefinition]
 
 Body = Callable[..., Any]
 Tags = Mapping[str, str]
@@ -78,6 +80,7 @@ class Changes:
     job: what is laid over the job of a name, None: nothing; the second argument says whether it is a job of assets.
     requested: tags of the runs that a schedule or sensor asks for, by the name it has, with those of the job it asks for.
     left_out: assets of other definitions that a job of assets does not take along, unless it selects nothing else.
+    executor: what a job runs with instead of what it would run with, which may only be known once the definitions are merged.
     """
 
     body: Callable[[dg.OpDefinition, Body], Body] = lambda _, body: body
@@ -86,6 +89,7 @@ class Changes:
     job: Callable[[str, bool], JobChange | None] = lambda _, assets: None
     requested: Mapping[str, Callable[[Tags], Tags]] = field(default_factory=dict)
     left_out: AbstractSet[dg.AssetKey] = frozenset()
+    executor: Exchange | None = None
 
 
 @dataclass(frozen=True)
@@ -196,7 +200,10 @@ class _Copies:
             case UnresolvedAssetJobDefinition():
                 change = self._changes.job(definition.name, True)
                 left_out = self._changes.left_out - getattr(definition, _LEFT_OUT, frozenset())
-                return definition if change is None and not left_out else _as_changed_asset_job(definition, change, left_out)
+                executor = None if getattr(definition, _EXCHANGED, False) else self._changes.executor
+                if change is None and not left_out and executor is None:
+                    return definition
+                return _as_changed_asset_job(definition, change, left_out, executor)
             case dg.ScheduleDefinition() | dg.SensorDefinition():
                 return self._automation(definition)
             case UnresolvedPartitionedAssetScheduleDefinition():
@@ -256,8 +263,8 @@ class _Copies:
     def _job(self, definition: dg.JobDefinition) -> dg.JobDefinition:
         graph = self.of(definition.graph)
         made = definition if graph is definition.graph else definition._copy(graph_def=graph)
-        change = self._changes.job(definition.name, definition.is_asset_job)
-        return made if change is None else _tuned_job(made, change)
+        executor = None if getattr(definition, _EXCHANGED, False) else self._changes.executor
+        return _changed_job(made, self._changes.job(definition.name, definition.is_asset_job), executor)
 
     def _automation(self, definition: Any) -> Any:
         old = targets(definition)
@@ -315,14 +322,19 @@ def _with_policy(graph: dg.GraphDefinition, policy: dg.RetryPolicy) -> dict[Any,
     return made
 
 
-def _tuned_job(job: dg.JobDefinition, change: JobChange) -> dg.JobDefinition:
-    """A job that keeps what was laid over it through the copies Dagster makes: with resources, of some ops, of some assets."""
+def _changed_job(job: dg.JobDefinition, change: JobChange | None, executor: Exchange | None) -> dg.JobDefinition:
+    """A job that keeps what was changed in it through the copies Dagster makes: with resources, of some ops, of some assets."""
+    change = change or JobChange()
     tags = dict(change.tags)
     if change.asset_tags is not None:
         tags |= change.asset_tags(job.asset_layer.executable_asset_keys)
     base = type(job)
 
-    class TunedJob(base):
+    class ChangedJob(base):
+        @property
+        def executor_def(self) -> dg.ExecutorDefinition:
+            return super().executor_def if executor is None else executor(super().executor_def)
+
         def get_retry_policy_for_handle(self, handle: Any) -> dg.RetryPolicy | None:
             return change.steps.get(str(handle)) or super().get_retry_policy_for_handle(handle)
 
@@ -330,12 +342,12 @@ def _tuned_job(job: dg.JobDefinition, change: JobChange) -> dg.JobDefinition:
             return _as_class(super()._copy(**kwargs), type(self))
 
         def as_ephemeral_job(self, *args: Any, **kwargs: Any) -> dg.JobDefinition:
-            return self._tuned_alike(super().as_ephemeral_job(*args, **kwargs))
+            return self._changed_alike(super().as_ephemeral_job(*args, **kwargs))
 
         def _get_job_def_for_asset_selection(self, selection_data: Any) -> dg.JobDefinition:
-            return self._tuned_alike(super()._get_job_def_for_asset_selection(selection_data))
+            return self._changed_alike(super()._get_job_def_for_asset_selection(selection_data))
 
-        def _tuned_alike(self, made: dg.JobDefinition) -> dg.JobDefinition:
+        def _changed_alike(self, made: dg.JobDefinition) -> dg.JobDefinition:
             made._op_retry_policy = self._op_retry_policy  # which Dagster leaves behind for a part of the assets
             return _as_class(made, type(self))
 
@@ -344,13 +356,14 @@ def _tuned_job(job: dg.JobDefinition, change: JobChange) -> dg.JobDefinition:
         given["op_retry_policy"] = change.retry
     if tags:
         given |= {"tags": {**job.tags, **tags}} if job._run_tags is None else {"run_tags": {**job._run_tags, **tags}}
-    if not given and not change.steps:
+    if not given and not change.steps and executor is None:
         return job
-    return _as_class(job._copy(**given), TunedJob)
+    setattr(ChangedJob, _EXCHANGED, executor is not None or getattr(job, _EXCHANGED, False))
+    return _as_class(job._copy(**given), ChangedJob)
 
 
 def _as_changed_asset_job(
-    job: UnresolvedAssetJobDefinition, change: JobChange | None, left_out: AbstractSet[dg.AssetKey]
+    job: UnresolvedAssetJobDefinition, change: JobChange | None, left_out: AbstractSet[dg.AssetKey], executor: Exchange | None
 ) -> UnresolvedAssetJobDefinition:
     """A job of assets that is changed once Dagster knows its assets. A class of its own: Dagster copies the fields, never more."""
     base = type(job)
@@ -362,9 +375,9 @@ def _as_changed_asset_job(
             # Asked only where one of them is there, so that what is wrong with a selection is told by Dagster as it always is.
             if present and not present >= (selected := self.selection.resolve(asset_graph)) and present & selected:
                 theirs = replace(self, selection=self.selection - dg.AssetSelection.assets(*present))
-            made = base.resolve(theirs, asset_graph, *args, **kwargs)
-            return made if change is None else _tuned_job(made, change)
+            return _changed_job(base.resolve(theirs, asset_graph, *args, **kwargs), change, executor)
 
+    setattr(ChangedAssetJob, _EXCHANGED, executor is not None or getattr(job, _EXCHANGED, False))
     setattr(ChangedAssetJob, _LEFT_OUT, left_out | getattr(job, _LEFT_OUT, frozenset()))
     return _as_class(copy.copy(job), ChangedAssetJob)
 

@@ -1,0 +1,179 @@
+"""What did an attempt use whose process died? Told by the process that waited for it, in the same event as any other attempt.
+
+Metering measures a body from inside, so it says nothing where the process ends in the middle: `os._exit`, a segmentation fault, the
+kernel's killer of those who take too much memory. The run's own process starts one for each step with Dagster's multiprocess executor
+and waits for it; waiting with `wait4` tells what the child used. So the executor is wrapped: what it does stays Dagster's, only how
+its children are waited for is exchanged, and a measurement is added where a child died that had written none.
+
+- Processor seconds are those of the child when it was waited for, less those it said it had used when the body began, so that they
+  are the body's as everywhere else.
+- Peak memory is the child's `ru_maxrss`, which for a started program also holds what its parent had taken at that moment. It is
+  given where it is above what the parent has ever taken, and otherwise stays unknown: it was less than that.
+
+Children of a fork server are not this process's own, and stay unknown; so does the run that goes down with its steps.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import multiprocessing
+import multiprocessing.process
+import os
+import resource
+from collections import Counter
+from collections.abc import Callable, Iterator
+from multiprocessing import popen_fork, popen_spawn_posix
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import dagster as dg
+
+# No public name builds or wraps what an executor does; tests/orchestration/test_crashes.py fails when one of these moves.
+from dagster._core.executor.child_process_executor import ChildProcessCrashException
+from dagster._core.executor.multiprocess import MultiprocessExecutor
+
+from workflows_pkg.orchestration.metering import ATTEMPT, PROCESS_ID, before_body_s, peak_memory_mib_of, write
+
+_log = logging.getLogger(__name__)
+
+_wrapped: WeakKeyDictionary[dg.ExecutorDefinition, dg.ExecutorDefinition] = WeakKeyDictionary()
+_CREATION = "_executor_creation_fn"
+
+
+def telling_of_crashes(executor: dg.ExecutorDefinition) -> dg.ExecutorDefinition:
+    """The executor with its name and settings, which measures steps whose process dies where it starts processes and waits for them.
+
+    The same for the same, and itself for what is one already or does its work in the run's own process.
+    """
+    creation = executor.executor_creation_fn
+    if creation is None or isinstance(creation, _Creation) or executor.name in ("in_process", "execute_in_process_executor"):
+        return executor
+    if executor not in _wrapped:
+        made = copy.copy(executor)
+        setattr(made, _CREATION, _Creation(creation))
+        _wrapped[executor] = made
+    return _wrapped[executor]
+
+
+class _Creation:
+    """Makes an executor and exchanges how it waits, if it is Dagster's multiprocess executor itself and not somebody's own kind."""
+
+    def __init__(self, creation: Callable[[Any], Any]) -> None:
+        self._creation = creation
+
+    def __call__(self, context: Any) -> Any:
+        made = self._creation(context)
+        if type(made) is MultiprocessExecutor:
+            made.__class__ = _TellingExecutor
+        return made
+
+
+class _TellingExecutor(MultiprocessExecutor):
+    def execute(self, plan_context: Any, execution_plan: Any) -> Iterator[dg.DagsterEvent]:
+        children: dict[str, _Child | None] = {}
+        attempts: Counter[str] = Counter()
+        for event in super().execute(plan_context, execution_plan):
+            step_key = event.step_key
+            if step_key is not None:
+                try:
+                    if event.event_type == dg.DagsterEventType.STEP_WORKER_STARTED:
+                        attempts[step_key] += 1
+                        children[step_key] = _watched(event)
+                    elif (child := children.get(step_key)) is not None and _is_crash(event):
+                        _tell(plan_context, step_key, child, attempts[step_key])
+                except Exception:  # noqa: BLE001 - measuring is a courtesy: whatever breaks here, the run goes on
+                    _log.debug("A process could not be measured.", exc_info=True)
+            yield event
+
+
+class _Child:
+    """A step's process."""
+
+    def __init__(self, process: multiprocessing.process.BaseProcess) -> None:
+        self.process_id = process.pid or 0
+        self._waiting: Any = getattr(process, "_popen", None)
+        kind = _WAITS.get(type(self._waiting))
+        if kind is not None:
+            self._waiting.__class__ = kind
+
+    def used(self) -> tuple[float | None, float | None]:
+        """Processor seconds since the body began, and peak memory in MiB, once the process was waited for; None: unknown."""
+        usage: resource.struct_rusage | None = getattr(self._waiting, "usage", None)
+        before_s = before_body_s.get(self.process_id)
+        if usage is None:
+            return None, None
+        cpu_s = None if before_s is None else max(usage.ru_utime + usage.ru_stime - before_s, 0.0)
+        own, parents = peak_memory_mib_of(usage), peak_memory_mib_of(resource.getrusage(resource.RUSAGE_SELF))
+        return cpu_s, own if own > parents else None
+
+
+class _Wait4:
+    """`Popen.poll` that keeps what the child used. A class put under an object that exists: it has no state of its own."""
+
+    pid: int
+    returncode: int | None
+    usage: resource.struct_rusage | None = None
+
+    def poll(self, flag: int = os.WNOHANG) -> int | None:
+        """The exit code once the child has ended, as multiprocessing's own."""
+        if self.returncode is None:
+            try:
+                pid, status, usage = os.wait4(self.pid, flag)
+            except OSError:
+                return None
+            if pid == self.pid:
+                self.returncode, self.usage = os.waitstatus_to_exitcode(status), usage
+        return self.returncode
+
+
+class _Spawned(_Wait4, popen_spawn_posix.Popen):
+    pass
+
+
+class _Forked(_Wait4, popen_fork.Popen):
+    pass
+
+
+_WAITS: dict[type, type] = {popen_spawn_posix.Popen: _Spawned, popen_fork.Popen: _Forked}
+
+
+def _watched(event: dg.DagsterEvent) -> _Child | None:
+    """The child that says it has started; None where it is none of this process's own."""
+    metadata: Any = event.event_specific_data
+    process_id = int(metadata.metadata["pid"].value)
+    # Not active_children(), which waits for those that have ended.
+    children: set[Any] = getattr(multiprocessing.process, "_children", set())
+    return next((_Child(child) for child in list(children) if child.pid == process_id), None)
+
+
+def _is_crash(event: dg.DagsterEvent) -> bool:
+    error = event.engine_event_data.error if event.is_engine_event else None
+    return error is not None and error.cls_name == ChildProcessCrashException.__name__
+
+
+def _tell(plan_context: Any, step_key: str, child: _Child, attempt: int) -> None:
+    instance: dg.DagsterInstance = plan_context.instance
+    run: dg.DagsterRun = plan_context.dagster_run
+    if _has_told(instance, run.run_id, step_key, child.process_id):
+        return  # it died after its body had ended
+    cpu_s, peak_memory_mib = child.used()
+    write(
+        instance, run.run_id, run.job_name, step_key, attempt,
+        process_id=child.process_id, dedicated=True, cpu_s=cpu_s, peak_memory_mib=peak_memory_mib, ended=" (its process died)",
+    )  # fmt: skip
+
+
+def _has_told(instance: dg.DagsterInstance, run_id: str, step_key: str, process_id: int) -> bool:
+    cursor: str | None = None
+    while True:
+        page = instance.get_records_for_run(run_id, cursor, of_type=dg.DagsterEventType.ENGINE_EVENT, limit=1000)
+        for record in page.records:
+            event = record.event_log_entry.dagster_event
+            if event is not None and event.step_key == step_key:
+                metadata = event.engine_event_data.metadata
+                if ATTEMPT in metadata and metadata[PROCESS_ID].value == process_id:
+                    return True
+        if not page.has_more:
+            return False
+        cursor = page.cursor
