@@ -132,8 +132,8 @@ class Archive:
         was written.
         """
         found = _Sums()
-        try:
-            with self.files.reading(part.name + _ROWS) as stream:
+        with self.files.reading(part.name + _ROWS) as stream:
+            try:
                 with pq.ParquetFile(stream, page_checksum_verification=True) as file:
                     if not file.schema_arrow.equals(SCHEMA):
                         raise self._damaged(part, "it has other columns than an archived log")
@@ -141,8 +141,10 @@ class Archive:
                         for run_id, rows in _by_run(batch):
                             found.add(run_id, "", rows)
                             yield run_id, rows
-        except (pa.ArrowException, struct.error) as error:
-            raise self._damaged(part, bounded(error, 150)) from error
+            except (pa.ArrowException, OSError) as error:
+                if getattr(error, "errno", None) is not None:  # the disk or the network, not what is on it
+                    raise
+                raise self._damaged(part, bounded(error, 150)) from error
         promised = {run_id: (run.rows, run.sha256) for run_id, run in part.runs.items()}
         given = {run_id: (run.rows, run.sha256) for run_id, run in found.runs().items()}
         if promised != given:

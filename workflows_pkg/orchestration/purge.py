@@ -23,7 +23,9 @@ import pyarrow as pa
 from workflows_pkg.errors import BusyError, SetupError
 from workflows_pkg.history.archive import Archive, Part, StoredRow, row_digest
 from workflows_pkg.history.crash import crash_point
-from workflows_pkg.history.store import open_history
+from workflows_pkg.history.questions import read
+from workflows_pkg.history.records import Cursor
+from workflows_pkg.history.store import open_history, writer
 from workflows_pkg.orchestration.archiving import OldRuns, alone, old_runs, parts_of_runs
 from workflows_pkg.orchestration.sources import open_source
 from workflows_pkg.orchestration.sources.rows import event_row
@@ -109,7 +111,9 @@ def purge(
         parts = archive.parts(runs.source_id)
         purge_of = _Purge(archive, stored, history, runs, do, progress)
         purge_of.all(parts)
-        return purge_of.result()
+    if do and purge_of.unlanded:
+        _read_on(home, runs.source_id, purge_of.unlanded)
+    return purge_of.result()
 
 
 @dataclass
@@ -142,6 +146,7 @@ class _Purge:
         self._left: defaultdict[str, int] = defaultdict(int)
         self._before = self._after = 0
         self._seen = 0
+        self.unlanded: set[str] = set()
 
     def all(self, parts: Sequence[Part]) -> None:
         """Purges part by part: the rows of one are read back from the archive, all of them, before one of its runs is touched."""
@@ -158,6 +163,7 @@ class _Purge:
             archived = self._read_back(part, where, wanted)
             for run_id in self._not_landed(archived):
                 self._left["not_in_history"] += 1
+                self.unlanded.add(run_id)
                 del archived[run_id]
             self._purge_part(part, archived, purged[part.name], len(due))
 
@@ -243,6 +249,15 @@ class _Purge:
             else:
                 self._left["busy"] += 1
                 del done[run_id]
+
+
+def _read_on(home: Path, source_id: str, run_ids: set[str]) -> None:
+    """Makes the next sync look again at these runs: history took them for complete, and their logs went on."""
+    with writer(home) as history:
+        cursors = read(
+            history.con, Cursor, "source_id = ? and complete and list_contains(?, shard)", [source_id, sorted(run_ids)]
+        )
+        history.upsert(Cursor, [cursor.model_copy(update={"complete": False}) for cursor in cursors])
 
 
 def _what_goes(pieces: Iterator[Sequence[StoredRow]], run: _Run) -> tuple[list[int], int] | None:
