@@ -223,15 +223,16 @@ def make_old(place: Place, run_ids: Sequence[str], days: int) -> None:
 
 
 @pytest.fixture(scope="session")
-def aged_recordings(tmp_path_factory: pytest.TempPathFactory, server: Server) -> Callable[[str], Aged]:
+def aged_recordings(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Callable[[str], Aged]:
     """The instance with old runs of each kind, made when it is first asked for."""
     made: dict[str, Aged] = {}
 
     def recorded(kind: str) -> Aged:
         if kind not in made:
             home = tmp_path_factory.mktemp(f"aged-{kind}") / "home"
-            database = server.new_database() if kind == "postgres" else ""
-            place = Place(kind, home, server if database else None, database)
+            server: Server | None = request.getfixturevalue("server") if kind == "postgres" else None
+            database = server.new_database() if server is not None else ""
+            place = Place(kind, home, server, database)
             write_settings(home, kind, place.server, database)
             done = subprocess.run(
                 [sys.executable, "-W", "ignore", str(HERE / "archived_assets.py"), str(home)],
@@ -250,17 +251,18 @@ def aged_recordings(tmp_path_factory: pytest.TempPathFactory, server: Server) ->
 
 
 @pytest.fixture
-def aged_copy(aged_recordings: Callable[[str], Aged], server: Server, tmp_path: Path) -> Callable[[str], Aged]:
+def aged_copy(aged_recordings: Callable[[str], Aged], tmp_path: Path) -> Callable[[str], Aged]:
     """A copy of the instance with old runs, for a test that changes it."""
 
     def copy(kind: str) -> Aged:
         recorded = aged_recordings(kind)
         home = tmp_path / f"aged-{kind}"
         shutil.copytree(recorded.home, home)
-        database = server.new_database(recorded.place.database) if recorded.place.server is not None else ""
-        write_settings(home, kind, recorded.place.server, database)
+        server = recorded.place.server
+        database = server.new_database(recorded.place.database) if server is not None else ""
+        write_settings(home, kind, server, database)
         sync_events(home, home)  # a copy is another instance to history, which knows SQLite by its place
-        return Aged(Place(kind, home, recorded.place.server, database), recorded.old)
+        return Aged(Place(kind, home, server, database), recorded.old)
 
     return copy
 
