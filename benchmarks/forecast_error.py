@@ -26,7 +26,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from workflows_pkg.prediction.evaluation import SERVED, macro_mean, replay, scores
+from workflows_pkg.prediction.evaluation.attempts import SERVED, macro_mean, replay, scores
 from workflows_pkg.prediction.rules import RULES
 
 TRACES = Path(__file__).resolve().parents[1].parent / "shared" / "traces"

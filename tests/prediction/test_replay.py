@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from workflows_pkg.prediction.duration import NAME
-from workflows_pkg.prediction.evaluation import SERVED, macro_mean, pinball, replay, scores
+from workflows_pkg.prediction.evaluation.attempts import SERVED, macro_mean, pinball, replay, scores
 from workflows_pkg.prediction.rules import RULES
 
 Daily = Callable[..., tuple[pd.DataFrame, pd.DataFrame]]

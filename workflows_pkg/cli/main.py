@@ -28,6 +28,7 @@ VERBS = {
     "ui": "running",
     "history": "asking",
     "forecast": "learning",
+    "evaluate": "evaluating",
     "advise": "learning",
     "apply": "learning",
     "doctor": "doctor",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from workflows_pkg.prediction.evaluation import SERVED, macro_mean, replay, scores
+from workflows_pkg.prediction.evaluation.attempts import SERVED, macro_mean, replay, scores
 from workflows_pkg.prediction.rows import Connection, attempts
 from workflows_pkg.prediction.rules import RULES
 from workflows_pkg.report.tables import Column, count, share, text_table, words

@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from workflows_pkg.prediction.evaluation import SERVED, replay, scores
+from workflows_pkg.prediction.evaluation.attempts import SERVED, replay, scores
 from workflows_pkg.prediction.rows import run_observations
 from workflows_pkg.prediction.rules import RULES
 from workflows_pkg.prediction.serving import predictions
