@@ -73,7 +73,7 @@ def submissions(trace: Trace) -> list[Submitted]:
     figures = trace.figures.to_dict("records") if len(trace.figures.columns) else [{}] * len(rows)
     words = trace.words.to_dict("records") if len(trace.words.columns) else [{}] * len(rows)
     columns = [
-        rows[name].to_list()
+        [text if isinstance(text, str) else None for text in rows[name]] if name in ("tag", "kind") else rows[name].to_list()
         for name in ("workflow", "step", "run_id", "submitted_s", "tag", "kind", "size", "retry", "memory_requested_bytes")
     ]
     return [
