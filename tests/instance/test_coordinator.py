@@ -34,7 +34,7 @@ def test_a_run_says_what_to_expect_before_it_starts(instance: dg.DagsterInstance
     assert (said.event_type_value, queued.event_type_value) == ("ENGINE_EVENT", "PIPELINE_ENQUEUED")
     assert said.message == (
         "Expected 30 s (9 of 10 runs take 24–42 s), after 3 s in the queue and 4 s to start; 3 of 100 fail (between 1 and 8); "
-        "costs $0.0004 by the rate card. Rests on 48 runs, by the rule median of 10, as of 2026-10-01 12:00 UTC."
+        "costs $0.0004 by the rate card. Rests on 48 runs, mostly by median of 10, as of 2026-10-01 12:00 UTC."
     )
     metadata = said.event_specific_data.metadata
     assert {name: metadata[name].value for name in ("expected_s", "p05_s", "p95_s", "failure_share", "cost_usd", "runs_behind_it")} == {

@@ -89,11 +89,11 @@ def test_trials_skipped_steps_and_the_future_do_not_train(daily: Daily, holding:
     assert train(holding(pd.concat([runs, odd_runs]), pd.concat([attempts, odd])), NOW) != clean
 
 
-def test_the_learned_predictor_is_served_where_there_is_something_to_learn_and_nowhere_else(daily: Daily, holding: Callable):
+def test_the_expert_counts_that_knows_something_and_nowhere_else(daily: Daily, holding: Callable):
     served = {(item.step, item.quantity): item.predictor for item in train(holding(*daily(200)), NOW, {"daily": "2025-06-02"})}
-    learned = {key for key, predictor in served.items() if predictor == "boosted_trees"}
-    assert ("clean", "run_time_s") in learned
-    assert learned <= {(step, quantity) for step in ("clean", "") for quantity in ("run_time_s", "cost_usd")}
+    weekday = {key for key, predictor in served.items() if predictor == "same_weekday"}
+    assert ("clean", "run_time_s") in weekday
+    assert weekday <= {(step, quantity) for step in ("clean", "") for quantity in ("run_time_s", "cost_usd")}
 
 
 def test_training_twice_gives_the_same(daily: Daily, holding: Callable):
@@ -122,7 +122,7 @@ def test_the_published_table_is_read_back_without_heavy_libraries(tmp_path: Path
 def test_the_card_tells_data_features_and_scores(daily: Daily, holding: Callable):
     _, card = train_with_card(holding(*daily(40)), NOW)
     assert card["data"]["runs"] == 40
-    assert "last_ratio" in card["predictor"]["features"]
+    assert {"median", "twins"} <= set(card["predictor"]["experts"])
     assert card["scores"]["step run_time_s"]["mean_best_rule_error_share"] > 0
     json.dumps(card, allow_nan=False)
 

@@ -235,7 +235,7 @@ class Forecast(Record):
     p50: float = Field(description="Below this in half the cases.")
     p95: float = Field(description="Below this in 95 of 100 cases.")
     sample_count: int = Field(description="Attempts or runs it rests on.")
-    predictor: str = Field(description="What made it: a simple rule's name, or the learned predictor's.")
+    predictor: str = Field(description="What counted most in it: an expert's name, or how the rate was found.")
     error_share: float | None = Field(
         None, description="Its median absolute relative error in replay; unknown before five outcomes."
     )

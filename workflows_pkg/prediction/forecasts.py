@@ -18,9 +18,8 @@ import pandas as pd
 
 from workflows_pkg.history.records import Forecast
 from workflows_pkg.prediction.course import COURSE, courses
-from workflows_pkg.prediction.duration import FIRST_FIT, NAME
+from workflows_pkg.prediction.duration.predictor import FLOOR, DurationPredictor
 from workflows_pkg.prediction.failure import FAILURE, KEEP, risks
-from workflows_pkg.prediction.features import COST_FLOOR, FLOOR, MODEL_FEATURES
 from workflows_pkg.prediction.lookup import BLOCK, FORMAT, LONGEST_LINE
 from workflows_pkg.prediction.rows import (
     Column,
@@ -32,7 +31,7 @@ from workflows_pkg.prediction.rows import (
     runs,
 )
 from workflows_pkg.prediction.rules import RULES
-from workflows_pkg.prediction.serving import predictions
+from workflows_pkg.prediction.serving import COST_FLOOR, predictions
 
 RUN_QUANTITIES = ("queue_time_s", "start_time_s", "run_time_s", "cost_usd")
 STEP_QUANTITIES = ("run_time_s", "cost_usd")
@@ -150,8 +149,6 @@ def _summary(forecasts: list[Forecast]) -> dict[str, Any]:
 
 
 def _card(known_runs: Frame, known_attempts: Frame, moment: datetime, summary: dict[str, Any]) -> dict[str, Any]:
-    from sklearn import __version__ as version
-
     first, last = known_runs["created_at"].min(), known_runs["created_at"].max()
     return {
         "as_of": moment.isoformat(),
@@ -163,23 +160,15 @@ def _card(known_runs: Frame, known_attempts: Frame, moment: datetime, summary: d
             "last": None if pd.isna(last) else last.isoformat(),
             "left_out": "runs of trials; attempts and runs that did not succeed, for times and cost; canceled ones, for the risk",
         },
-        "predictor": {
-            "name": NAME,
-            "estimator": "sklearn.ensemble.HistGradientBoostingRegressor",
-            "library": f"scikit-learn {version}",
-            "target": "log(value / median of the key or its partition)",
-            "features": list(MODEL_FEATURES),
-            "first_fit_rows": FIRST_FIT,
-            "kept": "nothing: fitted again from the history at every training",
-        },
+        "predictor": DurationPredictor().settings() | {"kept": "nothing: learned again from the history at every training"},
         "rules": list(RULES),
         "risk_of_failure": {
             "posterior": "Beta, with Jeffreys' prior, of discounted outcomes",
             "discounts": list(KEEP),
             "chosen_by": "log loss of one-step-ahead forecasts over the key's own past",
         },
-        "served_where": "its mean past error on the key, blended with that of all keys, is a tenth below the best simple rule's",
-        "interval": "5 % and 95 % quantiles of the served predictions' own past errors, corrected online",
+        "served_where": "everywhere; simple rules are among the experts, each weighed by its past errors on the key and on all keys",
+        "interval": "candidates for either end weighed by their past quantile losses, corrected online",
         "scores": summary,
     }
 

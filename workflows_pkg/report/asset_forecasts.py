@@ -60,9 +60,8 @@ def predictors_page(card: Mapping[str, Any]) -> Page:
     )
     texts = {
         "trained on": said,
-        "learned predictor": f"{predictor['estimator']} ({predictor['library']}), for {predictor['target']}; served where "
-        f"{card['served_where']}. Elsewhere a simple rule serves.",
-        "features": ", ".join(map(str, predictor["features"])),
+        "predictor": f"{len(predictor['experts'])} experts for {predictor['target']}, served {card['served_where']}.",
+        "experts": ", ".join(map(words, predictor["experts"])),
     }
     drawn = sketch.pairs(
         "Our mean error, and that of the best rules",
@@ -72,7 +71,6 @@ def predictors_page(card: Mapping[str, Any]) -> Page:
         texts["error (mark: best rule)"] = drawn
     figures = {
         "ended runs": int(data["ended_runs"]), "step attempts": int(data["attempts"]),
-        "forecasts by the learned predictor": sum(int(score["served"].get(predictor["name"], 0)) for score in scores.values()),
     }  # fmt: skip
     return Page(figures, texts, {"scores": Table(table, columns)}, {"card": dict(card)})
 
@@ -145,7 +143,7 @@ _FORECAST_COLUMNS = {
     "from": "Below this in 5 of 100 cases.",
     "to": "Below this in 95 of 100 cases.",
     "n": "Runs or attempts that it rests on.",
-    "by": "What makes the forecast: a simple rule, or the learned predictor.",
+    "by": "What counted most in the forecast.",
     "error": "Median absolute relative error of such forecasts in the past; unknown before five outcomes.",
     "best rule": "The simple rule that was best in hindsight.",
     "waits": "Expected time in the queue.",

@@ -12,7 +12,6 @@ from workflows_pkg.report.tables import count, duration, instant, usd, words
 _SAME = 0.02
 """Differences below 2 % are called none: the forecast's own last digit is as large."""
 _TIMES_FROM = 3.0
-_LEARNED = "boosted_trees"
 
 
 def span(low: float, high: float) -> str:
@@ -58,7 +57,7 @@ def expected_sentence(job: JobForecast, run_time: Quantiles, part: str = "") -> 
         said.append(f"{of_hundred(risk.p50)} fail (between {100 * risk.p05:.0f} and {100 * risk.p95:.0f})")
     if cost is not None and not part:
         said.append(f"costs {usd(cost.p50)} by the rate card")
-    basis = f"Rests on {count(run_time.sample_count)} runs, by {maker(run_time.predictor)}, as of {instant(job.as_of)} UTC."
+    basis = f"Rests on {count(run_time.sample_count)} runs, {maker(run_time.predictor)}, as of {instant(job.as_of)} UTC."
     return f"{'; '.join(said)}. {part}{basis}"
 
 
@@ -72,8 +71,8 @@ def of_hundred(risk: float) -> str:
 
 
 def maker(predictor: str) -> str:
-    """Who made a forecast: 'the rule median of 10', 'the learned predictor'."""
-    return "the learned predictor" if predictor == _LEARNED else f"the rule {words(predictor)}"
+    """What a forecast rests on: 'mostly by median of 10', since many opinions are weighed."""
+    return f"mostly by {words(predictor)}"
 
 
 def revised_tag(elapsed_s: float, left: Remaining, run_time: Quantiles) -> str:

@@ -10,19 +10,11 @@ from typing import Any
 import numpy as np
 
 from workflows_pkg.prediction.predictor import Finished, Submitted
-from workflows_pkg.prediction.rules import (
-    INTERVAL_FROM,
-    Past,
-    interval,
-    last,
-    mean_of_2,
-    median,
-    median_of_10,
-    median_of_partition,
-)
+from workflows_pkg.prediction.rules import INTERVAL_FROM, RULES, Past, interval
 
-BASELINES = ("last", "mean_of_2", "median", "median_of_10", "regression", "log_regression", "median_of_step_and_tag")
-ENDS = ("baseline_p05", "baseline_p95")
+BASELINES = (*RULES, "regression", "log_regression")
+ENDS = ("rule_p05", "rule_p95")
+_MEDIAN = list(RULES).index("median")
 _FLOOR = 1e-3
 """Seconds from which logarithms are taken."""
 
@@ -91,18 +83,15 @@ class DurationBaselines:
             key = self._keys.get(one.key)
             if key is None:
                 continue
-            past, middle = key.past, median(key.past)
-            line = key.line.at(one.size) if not math.isnan(one.size) else math.nan
-            log_line = key.log_line.at(math.log1p(max(one.size, 0.0))) if not math.isnan(one.size) else math.nan
-            answers[row, : len(BASELINES)] = (
-                last(past),
-                mean_of_2(past),
-                middle,
-                median_of_10(past),
-                middle if math.isnan(line) else max(line, 0.0),
-                middle if math.isnan(log_line) else math.exp(min(log_line, 700.0)),
-                median_of_partition(past, one.tag),
-            )
+            past = key.past
+            said = [rule(past, one.tag) for rule in RULES.values()]
+            middle = said[_MEDIAN]
+            line = log_line = math.nan
+            if not math.isnan(one.size):
+                line, log_line = key.line.at(one.size), key.log_line.at(math.log1p(max(one.size, 0.0)))
+            said.append(middle if math.isnan(line) else max(line, 0.0))
+            said.append(middle if math.isnan(log_line) else math.exp(min(log_line, 700.0)))
+            answers[row, : len(BASELINES)] = said
             ends = interval(past)
             if ends is not None:
                 answers[row, len(BASELINES) :] = ends

@@ -11,14 +11,14 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
-from workflows_pkg.prediction.duration import NAME
-from workflows_pkg.prediction.features import FLOOR
+from workflows_pkg.prediction.duration.predictor import FLOOR
+from workflows_pkg.prediction.evaluation.duration import pinball
 from workflows_pkg.prediction.rows import Frame, attempt_observations
 from workflows_pkg.prediction.rules import INTERVAL_FROM, RULES
 from workflows_pkg.prediction.serving import predictions
 
 SERVED = "served"
-"""What is really answered: per key the best candidate so far, with the conformal interval."""
+"""What is really answered, with its interval."""
 
 LEAST_S = 0.01
 """Shortest run time that is scored: below 10 ms a relative error measures the clock."""
@@ -29,8 +29,8 @@ def replay(attempts: Frame, quantity: str = "run_time_s", floor: float = FLOOR) 
 
     `attempts` has the columns of `StepAttempt`, and `submitted_at` where it is known better than from the waits.
     Columns: those of the observation (`value` is the truth, missing unless it succeeded), `p05`, `p50`, `p95`,
-    `predictor`, `count` (finished values of the step then known), one column per simple rule, the learned predictor's,
-    `rule_p05`, `rule_p95`, and `history` (0, 1-4, 5-19 or 20+ values known).
+    `predictor`, `count` (finished values of the step then known), one column per simple rule, `rule_p05`, `rule_p95`, and
+    `history` (0, 1-4, 5-19 or 20+ values known).
     """
     observations = attempt_observations(attempts, quantity)
     table = pd.concat([observations, predictions(observations, floor)], axis=1)
@@ -39,22 +39,22 @@ def replay(attempts: Frame, quantity: str = "run_time_s", floor: float = FLOOR) 
 
 
 def scores(replayed: Frame, by: Sequence[str] = ("job_name", "step"), least: float = LEAST_S) -> Frame:
-    """Errors of the served forecast, the learned predictor and every simple rule, one row per group and predictor.
+    """Errors of the served forecast and of every simple rule, one row per group and predictor.
 
     Scored are successful attempts of at least `least`; all but `row_count` and `cold_share` rest on those with history.
     Columns: those of `by`, `predictor`, `row_count`, `cold_share` (without history of their step), `answered_share`
     (rows the predictor answered itself; the median fills in elsewhere), `error_share` (median absolute relative error),
     `weighted_error_share` (sum of absolute errors over sum of truths), `pinball_p05`, `pinball_p50`, `pinball_p95`
     (pinball loss over sum of truths), `coverage_share` (truths inside the 5 to 95 % interval), `relative_width` (median
-    width over truth). Rules share the quantiles of history as interval, from five values on; the learned predictor has
-    none of its own. `by=()` gives the whole replay as one group. Missing where no row can be scored.
+    width over truth). Rules share the quantiles of history as interval, from five values on.
+    `by=()` gives the whole replay as one group. Missing where no row can be scored.
     """
     scored = replayed[replayed["value"] >= least]
     groups = scored.groupby(list(by), sort=True) if by else [((), scored)]
     rows = [
         dict(zip(by, key if isinstance(key, tuple) else (key,), strict=True)) | {"predictor": name} | _score(group, name)
         for key, group in groups
-        for name in (SERVED, NAME, *RULES)
+        for name in (SERVED, *RULES)
     ]
     return pd.DataFrame(rows, columns=[*by, "predictor", *_MEASURES])
 
@@ -88,8 +88,6 @@ def _score(group: Frame, name: str) -> dict[str, float]:
     found["error_share"] = float(np.median(np.abs(middle - truth) / truth))
     found["weighted_error_share"] = float(np.abs(middle - truth).sum() / total)
     found["pinball_p50"] = pinball(truth, middle, 0.5) / total
-    if name == NAME:
-        return found
     low, high = (warm[column].to_numpy(float) for column in (("p05", "p95") if name == SERVED else ("rule_p05", "rule_p95")))
     with_interval = ~np.isnan(low)
     if with_interval.any():
@@ -99,13 +97,3 @@ def _score(group: Frame, name: str) -> dict[str, float]:
         found["coverage_share"] = float(np.mean((truth >= low) & (truth <= high)))
         found["relative_width"] = float(np.median((high - low) / truth))
     return found
-
-
-def pinball(truth: np.ndarray, quantile: np.ndarray, level: float) -> float:
-    """Sum of pinball losses of forecast quantiles at one level, in the truth's unit.
-
-    >>> pinball(np.array([10.0]), np.array([8.0]), 0.95)
-    1.9
-    """
-    short = truth - quantile
-    return float(np.maximum(level * short, (level - 1) * short).sum())

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from workflows_pkg.prediction.baselines.duration import BASELINES, ENDS, DurationBaselines
+from workflows_pkg.prediction.duration.predictor import DurationPredictor
 from workflows_pkg.prediction.evaluation.measures import Measure, Question, by_step
 from workflows_pkg.prediction.evaluation.replay import history_counts
 from workflows_pkg.prediction.evaluation.traces import Trace
@@ -134,7 +135,7 @@ def _median_by_step(keys: list, errors: np.ndarray) -> float:
 QUESTION = Question(
     NAME,
     asks=lambda trace: bool((trace.rows["value"] >= trace.least_s).any()),
-    ours=None,
+    ours=DurationPredictor,
     baselines=DurationBaselines,
     measures=measures,
     headline=("WAPE by step", "WAPE", "MdAPE", "coverage of the 90 % interval", "Winkler by step", "interval width over truth"),

@@ -48,9 +48,9 @@ def turns(trace: Trace, until: float = math.inf) -> Iterator[tuple[np.ndarray, n
     ends = np.fmax(finished, submitted)[closed]
     # how many have ended strictly before each submission
     known = np.searchsorted(ends, submitted[asked], side="left")
-    starts = np.flatnonzero(np.diff(known, prepend=-1))
+    starts = np.flatnonzero(np.diff(known, prepend=-1)) if len(asked) else asked
     before = 0
-    for start, stop in zip(starts, [*starts[1:], len(asked)], strict=True):
+    for start, stop in zip(starts, [*starts[1:], len(asked)][: len(starts)], strict=True):
         yield asked[start:stop], closed[before : known[start]]
         before = known[start]
 

@@ -1,0 +1,226 @@
+"""What does each simple expert say about the next value of a step? Logarithms of values; an expert without a basis says nothing.
+
+Rules look at the step's own history, lines and neighbours at sizes, groups at attempts with the same tag, figures, weekday or run name.
+Nothing here chooses between them; `mixing` does.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from bisect import bisect_left, insort
+from collections.abc import Hashable
+from datetime import date
+
+from workflows_pkg.prediction.duration.window import Line, Mean, Window, middle
+from workflows_pkg.prediction.predictor import Submitted
+
+NAN = math.nan
+BEYOND = 0.7
+"""How far, in logarithms, a line may leave what the step has shown: a factor of two. An unguarded line can be off by any factor."""
+_NEIGHBOURS = 5
+_MOST_SIZES = 500
+_MOST_OF_GROUP = 60
+_MOST_GROUPS = 300
+_PARTS = re.compile(r"[^A-Za-z0-9]+")
+_MOST_PARTS = 6
+
+EXPERTS = (
+    "last", "mean_of_2", "median", "median_of_10", "median_of_30", "smoothed", "line", "log_line", "stiff_log_line", "nearest_sizes",
+    "proportional", "same_figures", "same_size", "same_tag", "related_tags", "same_weekday", "run_name", "tag_effect", "twins", "ridge",
+)  # fmt: skip
+"""Every expert by name. The last three come from `effects`, which knows other steps too."""
+OWN = 17
+"""How many of them rest on the step's own history."""
+
+
+class StepHistory:
+    """What one step has shown: its values and sizes, and groups of its attempts."""
+
+    __slots__ = (
+        "by_figures", "by_run_name", "by_same_size", "by_size", "by_tag", "by_tag_part", "by_weekday", "line", "log_line",
+        "ratios", "sizes", "smooth", "values", "widest", "x_high", "x_low",
+    )  # fmt: skip
+
+    def __init__(self) -> None:
+        self.values = Window()
+        self.smooth = Mean(0.3)
+        self.line = Line()
+        self.log_line = Line()
+        self.by_size: list[tuple[float, float]] = []
+        self.ratios = Window(_MOST_SIZES)
+        self.x_low, self.x_high = math.inf, -math.inf
+        self.by_figures: dict[Hashable, Window] = {}
+        self.by_same_size: dict[Hashable, Window] = {}
+        self.by_tag: dict[str, Window] = {}
+        self.by_tag_part: dict[str, Mean] = {}
+        self.by_weekday: dict[int, Window] = {}
+        self.by_run_name: dict[str, Mean] = {}
+
+    @property
+    def count(self) -> int:
+        """Values known, at most those kept."""
+        return len(self.values.ordered)
+
+    def add(self, one: Submitted, value: float, log: float, facts: Facts) -> None:
+        """One more value and its logarithm."""
+        self.values.add(log)
+        self.smooth.add(log)
+        _group(self.by_figures, facts.figures, log)
+        if one.tag is not None:
+            _group(self.by_tag, one.tag, log)
+            for part in facts.tag_parts:
+                _mean(self.by_tag_part, part, log, 0.0)
+        if facts.weekday is not None:
+            _group(self.by_weekday, facts.weekday, log)
+        for part in facts.run_parts:
+            _mean(self.by_run_name, part, log, 0.05)
+        x = facts.x
+        if x == x:
+            self.line.add(one.size, value)
+            self.log_line.add(x, log)
+            insort(self.by_size, (x, log))
+            if len(self.by_size) > _MOST_SIZES:
+                del self.by_size[hash(log) % _MOST_SIZES]  # any: the sizes stay spread as they come
+            self.ratios.add(log - x)
+            self.x_low, self.x_high = min(self.x_low, x), max(self.x_high, x)
+            _group(self.by_same_size, (facts.figures, one.size), log)
+
+    def opinions(self, one: Submitted, facts: Facts) -> list[float]:
+        """What the step's own experts say; NaN for those without a basis."""
+        values = self.values
+        newest = values.newest
+        last, median = newest[-1], values.quantile(0.5)
+        count = len(newest)
+        said = [
+            last,
+            math.log(0.5 * (math.exp(last) + math.exp(newest[-2]))) if count > 1 else last,
+            median,
+            middle(values.recent(10)) if count > 10 else median,
+            middle(values.recent(30)) if count > 30 else median,
+            self.smooth.mean,
+        ]
+        low, high = values.ordered[0] - BEYOND, values.ordered[-1] + BEYOND
+        x = facts.x
+        if x == x and self.line.count >= 2:
+            within = min(max(x, self.x_low - 1.0), self.x_high + 1.0)
+            straight = math.log(max(self.line.at(math.expm1(within)), math.exp(low)))
+            said += [
+                min(straight, high),
+                min(max(self.log_line.at(within), low), high),
+                min(max(self.log_line.at(within, 1.0), low), high),
+                self._nearest(x),
+                min(max(self.ratios.quantile(0.5) + x, low), high),
+            ]
+        else:
+            said += [NAN] * 5
+        same = self.by_figures.get(facts.figures)
+        said.append(same.quantile(0.5) if same else NAN)
+        same = self.by_same_size.get((facts.figures, one.size)) if x == x else None
+        said.append(same.quantile(0.5) if same else NAN)
+        same = self.by_tag.get(one.tag) if one.tag is not None else None
+        said.append(same.quantile(0.5) if same else NAN)
+        related = _shrunk(self.by_tag_part, facts.tag_parts, median)
+        said.append(related)
+        same = self.by_weekday.get(facts.weekday) if facts.weekday is not None else None
+        said.append(same.quantile(0.5) if same else NAN)
+        said.append(_shrunk(self.by_run_name, facts.run_parts, median))
+        return said
+
+    def _nearest(self, x: float) -> float:
+        sizes = self.by_size
+        high = bisect_left(sizes, (x, -math.inf))
+        low = high - 1
+        found: list[float] = []
+        while len(found) < _NEIGHBOURS and (low >= 0 or high < len(sizes)):
+            if high >= len(sizes) or (low >= 0 and x - sizes[low][0] <= sizes[high][0] - x):
+                found.append(sizes[low][1])
+                low -= 1
+            else:
+                found.append(sizes[high][1])
+                high += 1
+        return middle(found)
+
+
+class Facts:
+    """What the experts look at of a submission, worked out once."""
+
+    __slots__ = ("figures", "run_parts", "tag_parts", "weekday", "x")
+
+    def __init__(self, one: Submitted, parts: PartsOf) -> None:
+        self.x = math.log1p(max(one.size, 0.0)) if one.size == one.size else NAN
+        self.figures: Hashable = (*one.figures.values(), *one.words.values()) if one.figures or one.words else None
+        self.tag_parts, self.weekday = parts.of_tag(one.tag) if one.tag is not None else ((), None)
+        self.run_parts = parts.of_run(one.run_id)
+
+
+class PartsOf:
+    """Names taken apart where they are joined: `alpha_two_3` begins like `alpha_two_4`, and what begins alike behaves alike."""
+
+    def __init__(self) -> None:
+        self._tags: dict[str, tuple[tuple[str, ...], int | None]] = {}
+        self._runs: dict[str, tuple[str, ...]] = {}
+
+    def of_tag(self, tag: str) -> tuple[tuple[str, ...], int | None]:
+        """Beginnings of a tag, the shortest first, the whole last; and the weekday of the day it names, None where it names none."""
+        found = self._tags.get(tag)
+        if found is None:
+            if len(self._tags) > 100_000:
+                self._tags.clear()
+            found = self._tags[tag] = ((*_beginnings(tag), f"={tag}"), _weekday(tag))
+        return found
+
+    def of_run(self, run_id: str) -> tuple[str, ...]:
+        """Beginnings of a run's name, the shortest first, without the whole: no run comes twice."""
+        found = self._runs.get(run_id)
+        if found is None:
+            if len(self._runs) > 100_000:
+                self._runs.clear()
+            found = self._runs[run_id] = _beginnings(run_id)
+        return found
+
+
+def _beginnings(name: str) -> tuple[str, ...]:
+    parts = _PARTS.split(name)
+    return tuple("_".join(parts[:count]) for count in range(1, min(len(parts), _MOST_PARTS)))
+
+
+def _weekday(tag: str) -> int | None:
+    """The weekday of the day a partition is named for; None where its key is no date. Several keys (`a|b`) are not dates."""
+    if len(tag) < 10 or not tag[:4].isdigit():
+        return None
+    try:
+        return date.fromisoformat(tag[:10]).weekday()
+    except ValueError:
+        return None
+
+
+def _group(groups: dict, key: Hashable, log: float) -> None:
+    found = groups.pop(key, None)
+    if found is None:
+        found = Window(_MOST_OF_GROUP)
+        if len(groups) >= _MOST_GROUPS:
+            del groups[next(iter(groups))]  # the one that was not met for the longest time
+    groups[key] = found
+    found.add(log)
+
+
+def _mean(groups: dict[str, Mean], key: str, log: float, least: float) -> None:
+    found = groups.pop(key, None)
+    if found is None:
+        found = Mean(least)
+        if len(groups) >= _MOST_GROUPS:
+            del groups[next(iter(groups))]
+    groups[key] = found
+    found.add(log)
+
+
+def _shrunk(groups: dict[str, Mean], parts: tuple[str, ...], start: float) -> float:
+    """The mean of the closest group, each pulled to the wider one as if that were one more value of it; NaN without any group."""
+    said, known = start, False
+    for part in parts:
+        group = groups.get(part)
+        if group is not None:
+            said = (group.count * group.mean + said) / (group.count + 1)
+            known = True
+    return said if known else NAN
