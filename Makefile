@@ -56,7 +56,7 @@ check: $(VENV)/.test-installed ## format, lint, types, import order, generated f
 	$(BIN)/basedpyright --level error --pythonpath $(BIN)/python
 	for module in $(REFERENCE); do $(BIN)/python -m $$module --check; done
 
-REFERENCE := workflows_pkg.spec.schema workflows_pkg.steps.reference workflows_pkg.history.dictionary workflows_pkg.cli.reference
+REFERENCE := workflows_pkg.spec.schema workflows_pkg.steps.reference workflows_pkg.history.dictionary workflows_pkg.history.questions.reference workflows_pkg.cli.reference
 
 reference: $(VENV)/.test-installed ## writes the generated pages of docs/reference again
 	@for module in $(REFERENCE); do $(BIN)/python -m $$module; done

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from workflows_pkg.history.questions import QUESTIONS
 from workflows_pkg.history.records import Suggestion
 from workflows_pkg.history.store import writer
 from workflows_pkg.release.versions import VersionStore
@@ -227,3 +228,29 @@ def test_sync_does_not_wait_for_a_lock_of_dagster(workflows: Call) -> None:
     finally:
         database.execute("rollback")
         database.close()
+
+
+def test_the_twelve_questions_can_be_asked_by_name(workflows: Call) -> None:
+    listed = workflows("history", "ask")
+    assert listed.code == 0
+    assert all(f"{number}. {name}" in listed.out for number, name in enumerate(QUESTIONS, start=1))
+    workflows("new", "sums")
+    run_id = workflows("run", "sums", "--json").value["run_id"]
+    workflows("history", "sync")
+    assert workflows("history", "ask", "runs_by_outcome_per_day", "--json").value[0]["runs"] == 1
+    lines = workflows("history", "ask", "run-timeline", "--run", run_id[:8], "--csv").out.splitlines()
+    assert lines[0].startswith("step,step_key,attempt")
+    assert len(lines) > 1
+    assert "basis" in workflows("history", "ask", "critical_path", "--run", run_id).out
+    for arguments, said in (
+        (["slowest_step"], "Did you mean 'slowest_steps'?"),
+        (["critical_path"], "critical_path needs --run."),
+        (["critical_path", "--run", "nope"], "There is no run 'nope'"),
+        (["running_now", "--workflow", "sums"], "running_now does not take --workflow. It takes no filter."),
+        (["concurrency", "--by", "week"], "concurrency takes --by hour, day; found 'week'."),
+        (["retry_cost", "--since", "2025-02-01", "--until", "2025-01-01"], "is not before --until"),
+        (["retry_cost", "--csv", "--json"], "--csv and --json cannot both be."),
+    ):
+        answered = workflows("history", "ask", *arguments)
+        assert answered.code in (1, 2)
+        assert said in answered.err

@@ -10,6 +10,7 @@ import pytest
 
 from workflows_pkg.history.dictionary import TARGET, data_dictionary
 from workflows_pkg.history.records import RECORDS, Record
+from workflows_pkg.history.rollup_records import TABLES
 from workflows_pkg.history.schema import arrow_schema, columns
 from workflows_pkg.history.store import open_history, to_table, writer
 
@@ -23,7 +24,7 @@ def con(tmp_path_factory):
         yield found
 
 
-@pytest.mark.parametrize("record_type", RECORDS, ids=lambda r: r.table)
+@pytest.mark.parametrize("record_type", TABLES, ids=lambda r: r.table)
 def test_table_view_dictionary_and_record_have_the_same_columns(con, record_type):
     expected = [(column.name, column.sql_type, column.nullable) for column in columns(record_type)]
     table = con.execute(
@@ -43,7 +44,7 @@ def test_table_view_dictionary_and_record_have_the_same_columns(con, record_type
     assert arrow_schema(record_type).names == [name for name, _, _ in expected]
 
 
-@pytest.mark.parametrize("record_type", RECORDS, ids=lambda r: r.table)
+@pytest.mark.parametrize("record_type", TABLES, ids=lambda r: r.table)
 def test_every_table_and_column_is_described_and_every_key_is_known(record_type):
     assert record_type.__doc__
     found = {column.name: column for column in columns(record_type)}

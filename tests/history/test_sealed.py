@@ -189,7 +189,7 @@ def test_a_column_that_came_after_sealing_has_its_default_in_old_days(tmp_path, 
 
 
 def test_control_without_the_hiding_condition_a_row_shows_twice(tmp_path, whole_run, put, monkeypatch):
-    monkeypatch.setattr("workflows_pkg.history.sealed._visible", lambda record_type: "")
+    monkeypatch.setattr("workflows_pkg.history.sealed.visible", lambda record_type: "")
     with writer(tmp_path) as history:
         put(history, whole_run("r1", 1))
         history.seal(LATER)

@@ -9,6 +9,7 @@ import click
 
 from workflows_pkg.cli.archiving import archive, purge, restore
 from workflows_pkg.cli.output import answer, frame_text, home_option, interactive, json_option, note, resolve_home
+from workflows_pkg.cli.questioning import ask
 from workflows_pkg.errors import SetupError, bounded
 from workflows_pkg.history import questions
 from workflows_pkg.history.store import open_history, query
@@ -24,6 +25,9 @@ def history() -> None:
 
     Any DuckDB client can open history.duckdb in the instance's folder while it grows.
     """
+
+
+history.add_command(ask)
 
 
 @history.command()

@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import click
 import pandas as pd
 
 from workflows_pkg.errors import SetupError
+from workflows_pkg.history.layout import default_home
 from workflows_pkg.report.tables import Column, instant, quantity, text_table, words
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Answer with JSON instead of text.")
@@ -44,10 +45,8 @@ def project_option(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def resolve_home(home: Path | None) -> Path:
     """The instance's folder, absolute; raises SetupError where none is given or it does not exist."""
-    chosen = home or Path(".home")
+    chosen = default_home() if home is None else home
     if not chosen.is_dir():
-        if home is None:
-            raise SetupError("No instance is named.", fix="Set DAGSTER_HOME, use --home, or start with: make run")
         raise SetupError(f"The instance folder {chosen} does not exist.", fix=f"Make it with: mkdir -p {chosen}")
     chosen = chosen.resolve()
     os.environ["DAGSTER_HOME"] = str(chosen)  # code locations and child processes read it from there
@@ -72,7 +71,7 @@ def plain(value: Any) -> Any:
         return [plain(item) for item in value]
     if isinstance(value, timedelta):
         return value.total_seconds()
-    if isinstance(value, (datetime, pd.Timestamp)):
+    if isinstance(value, (date, pd.Timestamp)):  # datetime is one
         return None if pd.isna(value) else value.isoformat()
     if value is None or isinstance(value, (str, bool, int)):
         return value

@@ -22,13 +22,14 @@ import pyarrow as pa
 
 from workflows_pkg.history.cost import RateCard
 from workflows_pkg.history.records import AssetCheck, Event, Materialization, Record, Run, StepAttempt, Usage
+from workflows_pkg.history.rollups import kept as rollups_kept
 from workflows_pkg.history.schema import LIVE, columns, first_row, names, quoted
 from workflows_pkg.history.sealed import remember_replaced, sealed_rows
 from workflows_pkg.history.store import Writer
 
 FACT_COLUMNS = (
     "run_id", "source_id", "job_name", "created_at", "workflow", "version", "digest", "trial_id", "partition_key", "trigger",
-    "trigger_name", "launched_by", "owner", "parent_run_id", "job_snapshot_id",
+    "trigger_name", "launched_by", "owner", "parent_run_id", "job_snapshot_id", "deadline_at",
 )  # fmt: skip
 """What is known of a run from the source's table of runs, by the names of `Run`; beside them `status`, the source's word
 for how it is.
@@ -62,10 +63,13 @@ def derive(
             _events(writer, (first, last))
             for statement in (_MARKS, _USAGE, _ATTEMPTS):
                 con.execute(statement)
-            remember_replaced(con, writer.files, "select run_id from derived_facts", (first, last))
-            for record_type, select in _selects(card or RateCard()).items():
-                con.execute(f"delete from {LIVE}.{quoted(record_type.table)} where run_id in (select run_id from derived_facts)")
-                con.execute(f"insert into {LIVE}.{quoted(record_type.table)} by name {select}")
+            with rollups_kept(con, writer.files, "select run_id from derived_facts", (first, last)):
+                remember_replaced(con, writer.files, "select run_id from derived_facts", (first, last))
+                for record_type, select in _selects(card or RateCard()).items():
+                    con.execute(
+                        f"delete from {LIVE}.{quoted(record_type.table)} where run_id in (select run_id from derived_facts)"
+                    )
+                    con.execute(f"insert into {LIVE}.{quoted(record_type.table)} by name {select}")
             (count,) = first_row(con.execute("select count(*) from derived_facts"))
             for table in _TEMPORARY:
                 con.execute(f"drop table {table}")

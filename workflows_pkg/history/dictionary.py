@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from workflows_pkg.history.records import RECORDS, Record
+from workflows_pkg.history.records import Record
+from workflows_pkg.history.rollup_records import TABLES
 from workflows_pkg.history.schema import columns
 
 TARGET = Path("docs/reference/data-dictionary.md")
@@ -15,7 +16,7 @@ TARGET = Path("docs/reference/data-dictionary.md")
 _HEAD = """\
 # Data dictionary
 
-<!-- Written by `python -m workflows_pkg.history.dictionary` from workflows_pkg/history/records.py; edit there. -->
+<!-- Written by `python -m workflows_pkg.history.dictionary` from the records in workflows_pkg/history; edit there. -->
 
 The tables of `history.duckdb`. Any DuckDB client can open the file read-only, at any time and for as long as it likes.
 
@@ -26,8 +27,8 @@ Instants are UTC, durations are seconds, memory is MiB, money is USD. `NULL` mea
 
 def data_dictionary() -> str:
     """The dictionary as Markdown: one section per table with its grain, key and columns."""
-    contents = "\n".join(f"- [`{record_type.table}`](#{record_type.table}): {_purpose(record_type)}" for record_type in RECORDS)
-    return "\n".join([_HEAD, contents, *(_section(record_type) for record_type in RECORDS)])
+    contents = "\n".join(f"- [`{record_type.table}`](#{record_type.table}): {_purpose(record_type)}" for record_type in TABLES)
+    return "\n".join([_HEAD, contents, *(_section(record_type) for record_type in TABLES)])
 
 
 def _section(record_type: type[Record]) -> str:

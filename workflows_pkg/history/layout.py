@@ -7,8 +7,11 @@ Why there are two files: docs/decisions/0001-history-files.md.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
+
+from workflows_pkg.errors import SetupError
 
 
 @dataclass(frozen=True)
@@ -51,3 +54,14 @@ class Layout:
 def layout(home: Path) -> Layout:
     """The layout under `home`, made absolute, since views name files by absolute path."""
     return Layout(home.expanduser().absolute())
+
+
+def default_home() -> Path:
+    """The instance's folder where none is named: $DAGSTER_HOME, else `.home` here. Raises SetupError where there is none."""
+    named = os.environ.get("DAGSTER_HOME")
+    home = Path(named or ".home")
+    if not home.is_dir():
+        if not named:
+            raise SetupError("No instance is named.", fix="Set DAGSTER_HOME, use --home, or start with: make run")
+        raise SetupError(f"The instance folder {home} of DAGSTER_HOME does not exist.", fix=f"Make it with: mkdir -p {home}")
+    return home

@@ -12,8 +12,9 @@ import duckdb
 
 from workflows_pkg.errors import SetupError
 from workflows_pkg.history.crash import crash_point
-from workflows_pkg.history.records import RECORDS
-from workflows_pkg.history.schema import BOOKKEEPING, LIVE, create_table, first_row
+from workflows_pkg.history.records import RECORDS, Record
+from workflows_pkg.history.rollup_records import TABLES
+from workflows_pkg.history.schema import BOOKKEEPING, LIVE, columns, create_table, first_row, quoted
 
 Migration = Callable[[duckdb.DuckDBPyConnection], None]
 
@@ -33,7 +34,38 @@ def create_tables(con: duckdb.DuckDBPyConnection) -> None:
     con.execute(f"CREATE TABLE IF NOT EXISTS {BOOKKEEPING}.views (folder VARCHAR NOT NULL)")
 
 
-MIGRATIONS: tuple[tuple[str, Migration], ...] = (("create_tables", create_tables),)
+def rollups(con: duckdb.DuckDBPyConnection) -> None:
+    """Deadlines, steps of jobs, the rollups with what the store must remember of them, and sealed files of more than one day."""
+    for record_type in TABLES:
+        con.execute(create_table(record_type))
+        add_columns(con, record_type)
+    con.execute(
+        f"CREATE TABLE IF NOT EXISTS {BOOKKEEPING}.rollups "
+        "(table_name VARCHAR NOT NULL, definition VARCHAR NOT NULL, merged_rows BIGINT NOT NULL)"
+    )
+    con.execute(f"ALTER TABLE {BOOKKEEPING}.sealed_files ADD COLUMN IF NOT EXISTS last_day DATE")
+    con.execute(f"UPDATE {BOOKKEEPING}.sealed_files SET last_day = day WHERE last_day IS NULL")
+
+
+def add_columns(con: duckdb.DuckDBPyConnection, record_type: type[Record]) -> None:
+    """Adds the columns of the record that its live table does not have; older rows take the default."""
+    found = {
+        name
+        for (name,) in con.execute(
+            "select column_name from duckdb_columns() where schema_name = ? and table_name = ? and database_name = current_database()",
+            [LIVE, record_type.table],
+        ).fetchall()
+    }
+    table = f"{LIVE}.{quoted(record_type.table)}"
+    for column in columns(record_type):
+        if column.name not in found:
+            default = "" if column.default is None else f" DEFAULT {column.default}"
+            con.execute(f"ALTER TABLE {table} ADD COLUMN {quoted(column.name)} {column.sql_type}{default}")
+            if not column.nullable:
+                con.execute(f"ALTER TABLE {table} ALTER COLUMN {quoted(column.name)} SET NOT NULL")
+
+
+MIGRATIONS: tuple[tuple[str, Migration], ...] = (("create_tables", create_tables), ("rollups", rollups))
 """In the order in which they are applied; a released entry is never changed, only followed."""
 
 

@@ -87,12 +87,26 @@ class Run(Record):
     created_at: datetime = Field(description="When the run was asked for.")
     started_at: datetime | None = Field(None, description="When its first step could begin.")
     ended_at: datetime | None = Field(None, description="When it reached its outcome.")
+    deadline_at: datetime | None = Field(
+        None, description="When it should have ended; unknown where none was set. Missing it stops nothing."
+    )
     queue_time_s: float | None = Field(None, description="Asked for to taken from the queue.")
     start_time_s: float | None = Field(None, description="Taken from the queue to its process being ready.")
     run_time_s: float | None = Field(None, description="Ready to outcome.")
     retry_wait_s: float | None = Field(None, description="Seconds its steps spent waiting between attempts, summed.")
     attempt_count: int | None = Field(None, description="Attempts of all its steps.")
     cost_usd: float | None = Field(None, description="Cost of its attempts by the rate card.")
+
+
+class JobStep(Record):
+    """One step of one structure of a job, and which steps it waits for."""
+
+    table: ClassVar[str] = "job_steps"
+    key: ClassVar[tuple[str, ...]] = ("job_snapshot_id", "step")
+
+    job_snapshot_id: str = Field(description="Identity of the job's structure, a hash of it; `runs` says which run had which.")
+    step: str = Field(description="Dagster's name of the step without a mapping key.")
+    needs: JsonText = Field(description="The steps whose outputs it takes or which it must follow, as a JSON list of such names.")
 
 
 class StepAttempt(Record):
@@ -321,6 +335,7 @@ class Cursor(Record):
 RECORDS: tuple[type[Record], ...] = (
     Event,
     Run,
+    JobStep,
     StepAttempt,
     Materialization,
     AssetCheck,

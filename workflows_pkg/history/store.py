@@ -12,7 +12,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import UTC, date, datetime
 from pathlib import Path
 
@@ -21,20 +21,24 @@ import pandas as pd
 import pyarrow as pa
 
 from workflows_pkg.errors import BusyError, SetupError, WorkflowsError, bounded
+from workflows_pkg.history import rollups
 from workflows_pkg.history.crash import crash_point
-from workflows_pkg.history.layout import Layout, layout
+from workflows_pkg.history.layout import Layout, default_home, layout
 from workflows_pkg.history.lock import only_writer
 from workflows_pkg.history.migrations import MIGRATIONS, applied, migrate, refuse_newer, refuse_older
 from workflows_pkg.history.publish import publish
 from workflows_pkg.history.questions import frame
-from workflows_pkg.history.records import RECORDS, Event, Record
+from workflows_pkg.history.records import Event, Record, Run, StepAttempt
+from workflows_pkg.history.rollup_records import TABLES
 from workflows_pkg.history.schema import LIVE, arrow_schema, columns, create_table, first_row, literal, names, quoted, same_key
 from workflows_pkg.history.sealed import (
     SEAL_AFTER,
     as_pattern,
     create_views,
     days_to_seal,
-    seal_day,
+    merge_month,
+    months_to_merge,
+    seal_days,
     sealed_rows,
     sweep,
     views_are_current,
@@ -116,14 +120,25 @@ class Writer:
                 if record_type is Event:
                     self.con.execute(f"delete from upserted u using {table} t where {same_key(record_type, 't', 'u')}")
                     self.drop_sealed_events("upserted")
+                    self.con.execute(f"insert into {table} by name select * from upserted")
                 else:
-                    self.con.execute(f"delete from {table} t using upserted u where {same_key(record_type, 't', 'u')}")
-                self.con.execute(f"insert into {table} by name select * from upserted")
+                    with self._rollups_of(record_type):
+                        self.con.execute(f"delete from {table} t using upserted u where {same_key(record_type, 't', 'u')}")
+                        self.con.execute(f"insert into {table} by name select * from upserted")
                 (count,) = first_row(self.con.execute("select count(*) from upserted"))
                 self.con.execute("drop table upserted")
         finally:
             self.con.unregister(_INCOMING)
         return int(count)
+
+    def _rollups_of(self, record_type: type[Record]) -> AbstractContextManager[None]:
+        """Keeps the rollups while the rows of `upserted` are written."""
+        if record_type not in (Run, StepAttempt):
+            return nullcontext()
+        days = None
+        if record_type is Run:
+            days = first_row(self.con.execute("select min(created_at)::date, max(created_at)::date from upserted"))
+        return rollups.kept(self.con, self.files, "select run_id from upserted", days)
 
     def delete(self, record_type: type[Record], **equal: object) -> None:
         """Deletes the rows whose named columns have the given values, such as `delete(Suggestion, workflow="etl")`.
@@ -150,14 +165,17 @@ class Writer:
     def seal(self, before: date) -> int:
         """Moves finished days before `before` (UTC) into Parquet and returns the number of rows; readers see no difference."""
         days = days_to_seal(self.con, before)
-        if not days:
-            return 0
-        with self.transaction():
-            sweep(self.con, self.files)
-        moved = 0
-        for day in days:
+        if days:
             with self.transaction():
-                moved += seal_day(self.con, self.files, day, before)
+                sweep(self.con, self.files)
+        moved = 0
+        for first, last in days:
+            with self.transaction():
+                moved += seal_days(self.con, self.files, first, last, before)
+        for table, first, last in months_to_merge(self.con, before):
+            with self.transaction():
+                merge_month(self.con, self.files, table, first, last)
+                create_views(self.con, self.files)
         return moved
 
     def publish(self) -> bool:
@@ -184,8 +202,13 @@ def writer(home: Path, wait_s: float = 30) -> Generator[Writer]:
             if migrated or not views_are_current(con, files):
                 with history.transaction():
                     create_views(con, files)
+            if not rollups.are_current(con):
+                with history.transaction():
+                    rollups.rebuild(con)
             yield history
             history.seal(datetime.now(UTC).date() - SEAL_AFTER)
+            with history.transaction():
+                rollups.tidy(con)
             history.publish()
         finally:
             con.close()
@@ -214,8 +237,10 @@ def open_history(home: Path) -> duckdb.DuckDBPyConnection:
         refuse_newer(already, [name for name, _ in MIGRATIONS], str(files.published))
         refuse_older(already, str(files.published))
     else:
-        for record_type in RECORDS:
-            con.execute(create_table(record_type, schema="main"))
+        con.execute(f"CREATE SCHEMA {LIVE}")
+        for record_type in TABLES:
+            con.execute(create_table(record_type))
+            con.execute(f"CREATE VIEW main.{quoted(record_type.table)} AS FROM {LIVE}.{quoted(record_type.table)}")
     # Readers may write into the allowed folder too, but its files have names that no statement of a reader mentions by chance.
     folders = {
         f"{files.sealed}/",
@@ -225,6 +250,15 @@ def open_history(home: Path) -> duckdb.DuckDBPyConnection:
     con.execute("SET enable_external_access = false")
     con.execute("SET lock_configuration = true")
     return con
+
+
+def connect(home: Path | str | None = None) -> duckdb.DuckDBPyConnection:
+    """A connection to the history for reading, as `open_history` gives it; all questions take one, and so does plain SQL.
+
+    home: the folder of the Dagster instance. None: where the command line finds it, in $DAGSTER_HOME or else in `.home` here. Raises
+    SetupError where there is no such folder.
+    """
+    return open_history(default_home() if home is None else Path(home))
 
 
 def query(con: duckdb.DuckDBPyConnection, sql: str, values: Sequence[object] = ()) -> pd.DataFrame:

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 
@@ -58,7 +58,8 @@ class _News:
 
 
 class Batch:
-    """What one transaction lands: `raw` events, `cursors` behind them, `facts` of their runs, logs that were `unreadable`.
+    """What one transaction lands: `raw` events, `cursors` behind them, `facts` of their runs, logs that were `unreadable`, and the stored
+    `structures` of their jobs by snapshot id.
 
     `runs_read` counts the plan's runs that were read by then.
     """
@@ -70,6 +71,7 @@ class Batch:
         self.runs_read = 0
         self.raw = RAW_SCHEMA.empty_table()
         self.facts: pa.Table | None = None
+        self.structures: dict[str, bytes] = {}
         self._columns: tuple[list[str], list[str], list[int], list[str], list[str]] = ([], [], [], [], [])
         self._size = 0
 
@@ -99,14 +101,20 @@ class Batch:
         columns = zip(self._columns, RAW_SCHEMA.types, strict=True)
         self.raw = pa.table([pa.array(column, kind) for column, kind in columns], schema=RAW_SCHEMA)
         self._columns = ([], [], [], [], [])
-        self.facts = run_facts(plan.source_id, plan.source.run_bodies(sorted(self.cursors)))
+        self.facts = facts = run_facts(plan.source_id, plan.source.run_bodies(sorted(self.cursors)))
+        seen = set(facts["job_snapshot_id"].drop_null().to_pylist()) - plan.structures_read
+        self.structures = plan.source.job_snapshots(sorted(seen))
+        plan.structures_read.update(seen)
         self.runs_read = runs_read
         return self
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Which runs to look at, as of one moment. `watermark` is the latest update of any run then."""
+    """Which runs to look at, as of one moment. `watermark` is the latest update of any run then.
+
+    `structures_read` grows: the job snapshots that a batch brought already.
+    """
 
     source: Source
     source_id: str
@@ -115,6 +123,7 @@ class Plan:
     deleted: Sequence[str]
     watermark: str
     now: datetime
+    structures_read: set[str] = field(default_factory=set)
 
     def cursor(self, shard: str, position: str, complete: bool = False) -> Cursor:
         return Cursor(source_id=self.source_id, shard=shard, position=position, complete=complete, updated_at=self.now)

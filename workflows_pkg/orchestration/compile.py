@@ -19,7 +19,7 @@ from workflows_pkg.orchestration.graph import StepGraph, step_graph
 from workflows_pkg.orchestration.partitions import partitions_definition
 from workflows_pkg.orchestration.schedules import schedule
 from workflows_pkg.orchestration.step_body import StepPlan
-from workflows_pkg.orchestration.version_tags import DIGEST_TAG, OWNER_TAG, VERSION_TAG, WORKFLOW_TAG
+from workflows_pkg.orchestration.version_tags import DEADLINE_TAG, DIGEST_TAG, OWNER_TAG, VERSION_TAG, WORKFLOW_TAG
 from workflows_pkg.security.allow import Allow
 from workflows_pkg.security.secrets import Secrets
 from workflows_pkg.spec.canonical import digest as digest_of
@@ -144,7 +144,11 @@ def _assets(
 
 def _run_tags(workflow: Workflow, version: int, digest: str) -> dict[str, str]:
     tags = {WORKFLOW_TAG: workflow.workflow, VERSION_TAG: str(version), DIGEST_TAG: digest}
-    return {**tags, OWNER_TAG: workflow.owner} if workflow.owner else tags
+    if workflow.owner:
+        tags[OWNER_TAG] = workflow.owner
+    if workflow.deadline is not None:
+        tags[DEADLINE_TAG] = f"{workflow.deadline.total_seconds():.3f}"
+    return tags
 
 
 def _owners(owner: str | None) -> list[str]:

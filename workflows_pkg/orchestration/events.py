@@ -29,10 +29,11 @@ from workflows_pkg.history.crash import crash_point
 from workflows_pkg.history.derive import derive
 from workflows_pkg.history.ingest import LandResult, land
 from workflows_pkg.history.questions import read
-from workflows_pkg.history.records import Cursor, Materialization, Quarantined, Tick
+from workflows_pkg.history.records import Cursor, JobStep, Materialization, Quarantined, Tick
 from workflows_pkg.history.store import Writer, open_history, writer
 from workflows_pkg.orchestration.batches import PATH, PIECE_ROWS, RUNS, TICKS, Batch, Plan, ReadAhead, earlier, plan
 from workflows_pkg.orchestration.facts import tick_record
+from workflows_pkg.orchestration.job_structure import job_steps
 from workflows_pkg.orchestration.own import SYNC_SENSOR
 from workflows_pkg.orchestration.positions import OVERLAP
 from workflows_pkg.orchestration.sources import Source, open_source
@@ -160,9 +161,18 @@ def _land_batch(history: Writer, plan: Plan, batch: Batch) -> LandResult:
         if batch.unreadable:
             history.upsert(Quarantined, batch.unreadable)
         derive(history, batch.facts, causes=CAUSES)
+        _land_structures(history, batch)
         if RUNLESS in batch.cursors:
             history.upsert(Materialization, history.con.execute(_FROM_OUTSIDE, [plan.source_id]).to_arrow_table())
     return landed
+
+
+def _land_structures(history: Writer, batch: Batch) -> None:
+    """Lands the steps of jobs whose structure is new; a structure never changes, its id is a hash of it."""
+    known = {row[0] for row in history.con.execute("select distinct job_snapshot_id from job_steps").fetchall()}
+    for snapshot_id, stored in batch.structures.items():
+        if snapshot_id not in known:
+            history.upsert(JobStep, job_steps(snapshot_id, stored))
 
 
 def _tick_batches(plan: Plan) -> Iterator[tuple[list[Tick], Cursor | None]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pyarrow as pa
 
@@ -28,6 +28,7 @@ _FACTS = pa.schema(
     + [("created_at", pa.timestamp("us", tz="UTC")), ("version", pa.int64())]
     + [(name, pa.string()) for name in ("workflow", "digest", "trial_id", "partition_key", "trigger", "trigger_name")]
     + [(name, pa.string()) for name in ("launched_by", "owner", "parent_run_id", "job_snapshot_id")]
+    + [("deadline_at", pa.timestamp("us", tz="UTC"))]
 )
 
 
@@ -58,6 +59,7 @@ def run_facts(source_id: str, bodies: Sequence[RunBody]) -> pa.Table:
                 "owner": _hidden(tags, "owner"),
                 "parent_run_id": tags.get("dagster/parent_run_id"),
                 "job_snapshot_id": body.snapshot_id,
+                "deadline_at": _deadline(created, _hidden(tags, "deadline_s")),
             }
         )
     return pa.Table.from_pylist(rows, schema=_FACTS)
@@ -109,6 +111,15 @@ def _trigger(tags: Mapping[str, str]) -> tuple[str, str | None]:
         if tag in tags:
             return trigger, tags.get(name) if name else None
     return "manual", None
+
+
+def _deadline(created: datetime, seconds: str | None) -> datetime | None:
+    """When the run should have ended; None for a tag that says no length of time, and beyond what an instant can be."""
+    try:
+        after = timedelta(seconds=float(seconds or "nan"))
+        return created + after if after > timedelta(0) else None
+    except (ValueError, OverflowError):
+        return None
 
 
 def _number(text: str | None) -> int | None:

@@ -272,6 +272,10 @@ class Workflow(Part):
     partitions: Partitions | None = Field(None, description="The slices it is run for.")
     schedule: Schedule | None = Field(None, description="When it is run by the clock.")
     sensor: Sensor | None = Field(None, description="What it is run upon seeing.")
+    deadline: PositiveDuration | None = Field(
+        None,
+        description="How long after it was asked for a run should have ended. Missing it stops nothing; the history says so.",
+    )
     steps: dict[Name, Step] = Field(
         min_length=1, description="The steps by name.", json_schema_extra={"additionalProperties": False}
     )

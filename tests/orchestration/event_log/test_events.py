@@ -171,6 +171,22 @@ def test_the_trigger_is_read_from_the_tags(tags: dict[str, str], expected: tuple
     assert (facts["trigger"], facts["trigger_name"]) == expected
 
 
+@pytest.mark.parametrize(
+    ("tags", "seconds"),
+    [
+        ({"workflows/deadline_s": "90"}, 90.0),
+        ({".dagster/workflows_deadline_s": "1.5"}, 1.5),
+        ({"workflows/deadline_s": "soon"}, None),
+        ({"workflows/deadline_s": "-1"}, None),
+        ({"workflows/deadline_s": "1e300"}, None),
+        ({}, None),
+    ],
+)
+def test_the_deadline_is_read_from_the_tags(tags: dict[str, str], seconds: float | None) -> None:
+    (facts,) = run_facts("s", [RunBody("r", "job", "SUCCESS", "2020-01-01 00:00:00", None, tags)]).to_pylist()
+    assert (facts["deadline_at"] and (facts["deadline_at"] - facts["created_at"]).total_seconds()) == seconds
+
+
 # going on
 
 

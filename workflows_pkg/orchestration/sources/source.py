@@ -131,6 +131,20 @@ class Source:
 
         return self._runs.read(query)
 
+    def job_snapshots(self, snapshot_ids: Sequence[str]) -> dict[str, bytes]:
+        """What is stored of these structures of jobs, by id; those that are gone, or kept elsewhere, are left out."""
+        if not snapshot_ids or not self._has("snapshots", "snapshot_body"):
+            return {}
+
+        def query(select: Select) -> dict[str, bytes]:
+            found: dict[str, bytes] = {}
+            for some in chunks(snapshot_ids):
+                rows = select(f"select snapshot_id, snapshot_body from snapshots where snapshot_id in ({marks(some)})", some)
+                found |= {snapshot_id: bytes(body) for snapshot_id, body in rows}
+            return found
+
+        return self._runs.read(query)
+
     def tick_rows(self, since: str, after: int, limit: int) -> list[TickRow]:
         """At most `limit` ticks numbered above `after` that were updated at `since` or later (text as in `TickRow`), in order.
 

@@ -1,0 +1,127 @@
+"""Questions about steps: which take the time, how long over time, what retries cost, and why attempts fail.
+
+All are answered from the rollups of `rollup_records`. An attempt counts for the UTC day on which it began.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import duckdb
+import pandas as pd
+
+from workflows_pkg.history.bins import quantiles
+from workflows_pkg.history.questions.reading import Day, frame, narrowed
+
+
+def slowest_steps(
+    con: duckdb.DuckDBPyConnection,
+    limit: int = 20,
+    workflow: str | None = None,
+    exclude_trials: bool = True,
+    since: Day = None,
+    until: Day = None,
+) -> pd.DataFrame:
+    """Steps by the time they took in total, over attempts that were not skipped and whose run time is known.
+
+    One row per step, at most `limit`: `workflow`, `step`, `attempts`, `p50_s`, `p95_s`, `max_s` (run time by nearest rank, within 1 %),
+    `total_s`, and `share`, the step's part of the seconds of all steps asked about, 0 to 1.
+    """
+    where, values = narrowed("begun_on", since=since, until=until, workflow=workflow, exclude_trials=exclude_trials)
+    top = frame(
+        con,
+        f"""
+        select workflow, step, sum(run_us) as total_us, sum(run_us) / nullif(sum(sum(run_us)) over (), 0) as share
+        from step_days where {where} group by all having sum(attempts) > 0 order by total_us desc, workflow, step limit ?
+        """,
+        [*values, limit],
+    )
+    # Named one by one, since bins lie in the order of workflow and step: only those of these steps are read.
+    steps = sorted(set(top["step"])), sorted(set(top["workflow"]))
+    counted = f"""
+        select workflow, step, bin, sum(attempts)::bigint as n from step_time_bins
+        where {where} and list_contains(?, step) and list_contains(?, workflow) group by all"""
+    bins = frame(con, quantiles(counted, ("workflow", "step"), {"p50_s": "0.5", "p95_s": "0.95"}, "attempts"), [*values, *steps])
+    found = top.merge(bins, on=["workflow", "step"], how="left")
+    found["total_s"] = found["total_us"] / 1e6
+    return found.filter(items=["workflow", "step", "attempts", "p50_s", "p95_s", "max_s", "total_s", "share"])
+
+
+def duration_quantiles(
+    con: duckdb.DuckDBPyConnection,
+    step: str,
+    by: Literal["day", "week", "month"] = "day",
+    workflow: str | None = None,
+    exclude_trials: bool = True,
+    since: Day = None,
+    until: Day = None,
+) -> pd.DataFrame:
+    """How long the attempts of a step run, over time.
+
+    One row per workflow that has a step of this name, and UTC day, week (from Monday) or month with attempts that were not skipped and
+    whose run time is known: `workflow`, `begins_on`, `attempts`, `p05_s`, `p50_s`, `p95_s`, `max_s` (seconds by nearest rank, within 1 %).
+    Attempts of which neither begin nor end is known belong to no day and are left out.
+    """
+    where, values = narrowed("begun_on", since=since, until=until, workflow=workflow, step=step, exclude_trials=exclude_trials)
+    counted = f"""
+        select workflow, date_trunc('{by}', begun_on)::date as begins_on, bin, sum(attempts)::bigint as n
+        from step_time_bins where {where} and begun_on > date '1970-01-01' group by all"""
+    shares = {"p05_s": "0.05", "p50_s": "0.5", "p95_s": "0.95"}
+    return frame(con, f"{quantiles(counted, ('workflow', 'begins_on'), shares, 'attempts')} order by workflow, begins_on", values)
+
+
+def retry_cost(
+    con: duckdb.DuckDBPyConnection,
+    workflow: str | None = None,
+    exclude_trials: bool = True,
+    since: Day = None,
+    until: Day = None,
+) -> pd.DataFrame:
+    """What retrying cost, the most expensive step first.
+
+    One row per step that was retried: `workflow`, `step`, `retries` (attempts that were followed by another), `rescued_runs` and
+    `lost_runs` (runs in which the step succeeded after all, and in which it failed or was canceled; a mapped copy counts for itself),
+    `wasted_s` (seconds the retried attempts ran), `waited_s` (seconds waited before the next), `wasted_usd` (their cost). A sum is over
+    what is known, and missing where nothing is.
+    """
+    where, values = narrowed("begun_on", since=since, until=until, workflow=workflow, exclude_trials=exclude_trials)
+    return frame(
+        con,
+        f"""
+        select workflow, step, sum(retries)::bigint as retries, sum(rescued_runs)::bigint as rescued_runs,
+            sum(lost_runs)::bigint as lost_runs,
+            case when sum(timed_retries) > 0 then sum(wasted_us) / 1e6 end as wasted_s,
+            case when sum(waited_retries) > 0 then sum(waited_us) / 1e6 end as waited_s,
+            case when sum(priced_retries) > 0 then sum(wasted_nusd) / 1e9 end as wasted_usd
+        from step_days where {where} group by all having sum(retries) > 0
+        order by sum(wasted_us) + sum(waited_us) desc, workflow, step
+        """,
+        values,
+    )
+
+
+def failures_by_cause(
+    con: duckdb.DuckDBPyConnection,
+    workflow: str | None = None,
+    exclude_trials: bool = True,
+    since: Day = None,
+    until: Day = None,
+) -> pd.DataFrame:
+    """Why attempts fail, the most frequent first.
+
+    One row per step, cause and error class: `workflow`, `step`, `failure_cause` (code, data, timeout, memory, dependency,
+    infrastructure, unknown), `error_class` (missing: unknown), `failures` (attempts), `final` (those without a further attempt),
+    `last_at` and `last_message` (end and message of the newest; missing: unknown).
+    """
+    where, values = narrowed("begun_on", since=since, until=until, workflow=workflow, exclude_trials=exclude_trials)
+    return frame(
+        con,
+        f"""
+        select workflow, step, failure_cause, error_class, failures, final, newest.t as last_at, newest.m as last_message from (
+            select workflow, step, failure_cause, nullif(error_class, '') as error_class, sum(failures)::bigint as failures,
+                sum(final)::bigint as final, max(struct_pack(t := last_at, m := last_message)) filter (last_at is not null) as newest
+            from failure_days where {where} group by all having sum(failures) > 0
+        ) order by failures desc, workflow, step, failure_cause, error_class
+        """,
+        values,
+    )
