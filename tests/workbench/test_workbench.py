@@ -34,6 +34,16 @@ def test_it_merges_with_instrumented_definitions(foreign: ModuleType) -> None:
     assert merged.executor is foreign.definitions().executor
 
 
+def test_merging_it_twice_is_merging_it_once(foreign: ModuleType) -> None:
+    part = dg.Definitions.merge(instrument(foreign.definitions()), workbench())
+    both = dg.Definitions.merge(part, workbench(), workbench()).get_repository_def()
+    once = part.get_repository_def()
+    assert [sensor.name for sensor in both.sensor_defs] == [sensor.name for sensor in once.sensor_defs]
+    assert both.asset_graph.get_all_asset_keys() == once.asset_graph.get_all_asset_keys()
+    with pytest.raises(dg.DagsterInvalidDefinitionError, match="Duplicate asset key"):  # control: another one like it
+        dg.Definitions.merge(part, workbench.__wrapped__()).get_repository_def()
+
+
 def test_it_brings_nothing_that_could_collide() -> None:
     brought = workbench()
     assert brought.executor is None

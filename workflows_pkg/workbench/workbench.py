@@ -8,6 +8,7 @@ could collide with the user's own.
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,11 +29,14 @@ BUDGET_S = 5.0
 """Most seconds of work in one tick: the daemon evaluates the sensors of a code location one after the other."""
 
 
+@cache
 def workbench(instance_home: Path | None = None) -> dg.Definitions:
     """Definitions to merge into any others: the sensor that lands history, and what is learned from it.
 
     The sensor `workflows_history_sync` lands what happened in this instance in the history beside it, every 5 seconds, from the start and
     without launching runs; its skip reason says what it landed. `instance_home` is the Dagster instance, None: the one that evaluates it.
+
+    The same objects each time: Dagster takes an object once, however often it is merged, and refuses two of one name.
     """
 
     def evaluate(context: dg.SensorEvaluationContext) -> dg.SkipReason:
