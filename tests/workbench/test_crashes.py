@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections import Counter
+from contextlib import closing
 from multiprocessing import popen_fork, popen_spawn_posix, process
 from pathlib import Path
 from types import ModuleType
@@ -17,8 +18,10 @@ from dagster._core.execution.retries import RetryMode
 from dagster._core.executor.multiprocess import MultiprocessExecutor
 
 from tests.workbench.reading import kinds, used
+from workflows_pkg.history.store import open_history
 from workflows_pkg.orchestration import crashes
 from workflows_pkg.orchestration.crashes import telling_of_crashes
+from workflows_pkg.orchestration.events import sync_events
 from workflows_pkg.orchestration.metering import CPU, DEDICATED, PEAK_MEMORY, PROCESS_ID
 from workflows_pkg.workbench.instrument import instrument
 
@@ -37,7 +40,7 @@ def died(foreign: ModuleType, instance: dg.DagsterInstance, name: str, **start_m
 
 
 def test_it_agrees_with_what_the_process_had_used(
-    foreign: ModuleType, instance: dg.DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    foreign: ModuleType, instance: dg.DagsterInstance, instance_home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("DIES_FILE", str(tmp_path / "used.json"))
     run_id, found = died(foreign, instance, "instrumented_dying")
@@ -51,9 +54,24 @@ def test_it_agrees_with_what_the_process_had_used(
     assert first[DEDICATED]
     assert first[PROCESS_ID] != second[PROCESS_ID]
     assert second[CPU] < 1  # control: the attempt that did nothing
+    everything = used(instance, run_id)
+    assert sorted((step, number) for step, number, _ in everything) == [("dies_first", 1), ("dies_first", 2), ("double", 1)]
+    sync_events(instance_home, instance_home)
+    with closing(open_history(instance_home)) as history:
+        asked = "select attempt, outcome, will_retry, round(cpu_s), peak_memory_mib > 400 from step_attempts"
+        attempts = history.execute(f"{asked} where step = 'dies_first' order by attempt").fetchall()
+    assert attempts == [(1, "failure", True, 2, True), (2, "success", False, 0, False)]
+
+
+@pytest.mark.long
+def test_without_the_line_nothing_is_told_and_else_one_event_for_each_attempt(
+    foreign: ModuleType, instance: dg.DagsterInstance, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DIES_FILE", str(tmp_path / "used.json"))
+    run_id, _ = died(foreign, instance, "instrumented_dying")
     plain_id, nothing = died(foreign, instance, "plain_dying")
     assert nothing == []
-    assert Counter(kinds(instance, run_id)) - Counter(kinds(instance, plain_id)) == {"ENGINE_EVENT": 3}  # one for each attempt
+    assert Counter(kinds(instance, run_id)) - Counter(kinds(instance, plain_id)) == {"ENGINE_EVENT": 3}
     assert Counter(kinds(instance, plain_id)) - Counter(kinds(instance, run_id)) == Counter()
 
 
