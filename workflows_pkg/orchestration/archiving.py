@@ -232,11 +232,13 @@ class _Restoring:
         if receipt.keys() & missing.keys():  # before the rows come: what is half there is not purged
             self._archive.write_receipt(part, {run_id: rows for run_id, rows in receipt.items() if run_id not in missing})
         crash_point("restore.before_insert")
+        waiting: list[tuple[str, StoredRow]] = []
         for run_id, rows in self._archive.rows(part) if any(missing.values()) else ():
-            wanted = [row for row in rows if row.event_id in missing.get(run_id, ())]
-            for start in range(0, len(wanted), CHANGED_AT_ONCE):
-                self._stored.put_back(run_id, wanted[start : start + CHANGED_AT_ONCE])
-                crash_point("restore.after_insert")
+            waiting += ((run_id, row) for row in rows if row.event_id in missing.get(run_id, ()))
+            while len(waiting) >= CHANGED_AT_ONCE:
+                self._put_back(waiting[:CHANGED_AT_ONCE])
+                waiting = waiting[CHANGED_AT_ONCE:]
+        self._put_back(waiting)
 
     @property
     def wanted(self) -> int:
@@ -246,6 +248,11 @@ class _Restoring:
     def result(self, deleted: int) -> RestoreResult:
         came = {run_id: rows for run_id, rows in self._rows.items() if rows}
         return RestoreResult(len(came), sum(came.values()), len(self._rows) - len(came), deleted, len(self._conflicts))
+
+    def _put_back(self, rows: Sequence[tuple[str, StoredRow]]) -> None:
+        if rows:
+            self._stored.put_back(rows)
+            crash_point("restore.after_insert")
 
     def _missing(self, part: Part) -> dict[str, set[int]]:
         """Numbers of the rows that the log of a run lacks; runs whose log has another row under one of the numbers are left out."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dagster._core.events import ASSET_CHECK_EVENTS, ASSET_EVENTS, MARKER_EVENTS, PIPELINE_EVENTS, DagsterEventType
+from dagster._core.execution.stats import RUN_STATS_EVENT_TYPES, STEP_STATS_EVENT_TYPES
 
 from tests.orchestration.sources.shown import run_page, shown
 from workflows_pkg.cli.main import exit_code
@@ -398,3 +401,17 @@ def test_the_commands_show_then_do_then_undo(
     assert "An archive lies in a folder or at an s3:// URL" in workflows(
         "archive", "--older-than", "1d", "--to", "ftp://x/y", code=1
     )
+
+
+def test_the_page_names_the_kinds_that_go() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "archive-and-purge.md").read_text()
+    (goes,) = re.findall(r"^\| goes \| (.*?) \|", page, re.MULTILINE)
+    assert set(re.findall(r"`(\w+)`", goes)) == GOES - {None}
+    stays = set(re.findall(r"`([A-Z_]+)`", " ".join(re.findall(r"^\| stays \| (.*?) \|", page, re.MULTILINE))))
+    assert stays.isdisjoint(GOES)
+    assert stays | GOES - {None} <= {kind.value for kind in DagsterEventType}
+
+
+def test_no_event_of_an_asset_a_check_or_a_run_goes() -> None:
+    kept = {*ASSET_EVENTS, *ASSET_CHECK_EVENTS, *PIPELINE_EVENTS, *RUN_STATS_EVENT_TYPES, *STEP_STATS_EVENT_TYPES - MARKER_EVENTS}
+    assert {kind.value for kind in kept}.isdisjoint(GOES)

@@ -158,6 +158,13 @@ class PostgresServer:
         except driver.Error as error:
             raise self._explained(error, "change") from None
 
+    def insert(self, sql: str, rows: Sequence[tuple[object, ...]]) -> None:
+        """Inserts the rows in one transaction; `sql` has `%s` in the place of all of them. Raises as `change` does."""
+        _driver()
+        from psycopg2.extras import execute_values
+
+        self.change(lambda cursor: execute_values(cursor, sql, rows, page_size=500))
+
     def columns(self, table: str) -> set[str]:
         sql = "select attname from pg_attribute where attrelid = to_regclass(?) and attnum > 0 and not attisdropped"  # as searched for
         return self.read(lambda select: {row[0] for row in select(sql, (table,))})

@@ -10,6 +10,7 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 from urllib.parse import quote
@@ -50,8 +51,8 @@ class StoredLogs(Protocol):
         """Removes these rows, by run and number, each run's in one transaction; returns how many were there."""
         ...
 
-    def put_back(self, run_id: str, rows: Sequence[StoredRow]) -> None:
-        """Inserts rows that are not there, under their own numbers, in one transaction."""
+    def put_back(self, rows: Sequence[tuple[str, StoredRow]]) -> None:
+        """Inserts rows that are not there, by run and under their own numbers, each run's in one transaction."""
         ...
 
     def has(self, run_id: str) -> bool:
@@ -97,8 +98,9 @@ class ShardedStored:
     def take_out(self, wanted: Sequence[tuple[str, Sequence[int]]]) -> int:
         return sum(_take_out_of_file(self._path(run_id), [(run_id, ids)]) for run_id, ids in wanted)
 
-    def put_back(self, run_id: str, rows: Sequence[StoredRow]) -> None:
-        _put_into_file(self._path(run_id), run_id, rows)
+    def put_back(self, rows: Sequence[tuple[str, StoredRow]]) -> None:
+        for run_id, of_run in groupby(rows, key=lambda pair: pair[0]):
+            _put_into_file(self._path(run_id), list(of_run))
 
     def has(self, run_id: str) -> bool:
         return self._path(run_id).exists()
@@ -161,18 +163,13 @@ class OneStored:
 
         return self._database.change(change)
 
-    def put_back(self, run_id: str, rows: Sequence[StoredRow]) -> None:
+    def put_back(self, rows: Sequence[tuple[str, StoredRow]]) -> None:
         if isinstance(self._database, SqliteFile):
-            _put_into_file(self._database.path, run_id, rows)
+            _put_into_file(self._database.path, rows)
             return
         columns = ", ".join(("run_id", *COLUMNS))
-        values = ", ".join(["%s"] * (len(COLUMNS) + 1))
-
-        def change(cursor: Any) -> None:
-            texts = ((run_id, row.event_id, row.event.decode(), *row[2:]) for row in rows)
-            cursor.executemany(f"insert into {TABLE} ({columns}) values ({values})", list(texts))
-
-        self._database.change(change)
+        values = [(run_id, row.event_id, row.event.decode(), *row[2:]) for run_id, row in rows]
+        self._database.insert(f"insert into {TABLE} ({columns}) values %s", values)
 
     def has(self, run_id: str) -> bool:
         return True
@@ -238,6 +235,7 @@ def _stored(database: Database, run_id: str, row: tuple[Any, ...]) -> StoredRow:
 def _take_out_of_file(path: Path, wanted: Sequence[tuple[str, Sequence[int]]]) -> int:
     count = 0
     with _changing(path) as con:
+        con.execute("pragma synchronous = normal")  # after a power cut the last rows are there again, and go the next time
         con.execute("begin immediate")
         for run_id, ids in wanted:
             for start in range(0, len(ids), 500):  # below SQLite's oldest limit of parameters
@@ -247,13 +245,13 @@ def _take_out_of_file(path: Path, wanted: Sequence[tuple[str, Sequence[int]]]) -
     return count
 
 
-def _put_into_file(path: Path, run_id: str, rows: Sequence[StoredRow]) -> None:
+def _put_into_file(path: Path, rows: Sequence[tuple[str, StoredRow]]) -> None:
     columns = ", ".join(("run_id", *COLUMNS))
     # as a blob first: the text of an event may be broken, and is to come back as it was
     sql = f"insert into {TABLE} ({columns}) values (?, ?, cast(? as text), ?, ?, ?, ?, ?)"
     with _changing(path) as con:
         con.execute("begin immediate")
-        con.executemany(sql, [(run_id, *row) for row in rows])
+        con.executemany(sql, [(run_id, *row) for run_id, row in rows])
         con.execute("commit")
 
 
