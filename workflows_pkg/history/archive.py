@@ -216,6 +216,7 @@ class PartWriter:
         self._waiting: list[tuple[str, str, StoredRow]] = []
         self._waiting_bytes = 0
         self._open = ExitStack()
+        self._open.enter_context(archive.files.explained("written", self._name + _ROWS))
         stream = self._open.enter_context(archive.files.writing(self._name + _ROWS))
         self._file = self._open.enter_context(
             pq.ParquetWriter(
@@ -268,7 +269,8 @@ class PartWriter:
         columns = [[self._source_id] * len(rows), runs, jobs, *zip(*rows, strict=True)]
         # in the order of StoredRow, which is the one of the schema behind its first three columns
         arrays = [pa.array(column, kind) for column, kind in zip(columns, SCHEMA.types, strict=True)]
-        self._file.write_table(pa.Table.from_arrays(arrays, schema=SCHEMA))
+        with self._archive.files.explained("written", self._name + _ROWS):
+            self._file.write_table(pa.Table.from_arrays(arrays, schema=SCHEMA))
         self._waiting, self._waiting_bytes = [], 0
 
 

@@ -33,14 +33,14 @@ class ArchiveFiles:
 
     def names(self) -> list[str]:
         """Every file, sorted."""
-        with self._explained("looked through"):
+        with self.explained("looked through"):
             found = self._system.get_file_info(fs.FileSelector(self._root, allow_not_found=True, recursive=True))
         return sorted(one.path.removeprefix(f"{self._root}/") for one in found if one.type == fs.FileType.File)
 
     @contextmanager
     def writing(self, name: str) -> Generator[pa.NativeFile]:
         """A new file to write to; on leaving the block it is closed, and safe from a power cut."""
-        with self._explained("written", name):
+        with self.explained("written", name):
             self._make_folder(name)
             with self._system.open_output_stream(self._path(name)) as stream:
                 yield stream
@@ -50,13 +50,13 @@ class ArchiveFiles:
     @contextmanager
     def reading(self, name: str) -> Generator[pa.NativeFile]:
         """A file to read from, at any position."""
-        with self._explained("read", name):
+        with self.explained("read", name):
             with self._system.open_input_file(self._path(name)) as stream:
                 yield stream
 
     def put(self, name: str, content: bytes) -> None:
         """Writes a small file in place of the one of that name: whole, or not at all."""
-        with self._explained("written", name):
+        with self.explained("written", name):
             self._make_folder(name)
             path = self._path(name)
             written = f"{path}{_UNFINISHED}" if self._local else path
@@ -74,13 +74,13 @@ class ArchiveFiles:
 
     def size(self, name: str) -> int:
         """Bytes of a file; 0 where there is none."""
-        with self._explained("looked at", name):
+        with self.explained("looked at", name):
             (found,) = self._system.get_file_info([self._path(name)])
         return found.size or 0
 
     def delete(self, name: str) -> None:
         """Removes a file."""
-        with self._explained("removed", name):
+        with self.explained("removed", name):
             self._system.delete_file(self._path(name))
 
     def _path(self, name: str) -> str:
@@ -94,7 +94,8 @@ class ArchiveFiles:
                 sync(folder.parent)
 
     @contextmanager
-    def _explained(self, what: str, name: str = "") -> Generator[None]:
+    def explained(self, what: str, name: str = "") -> Generator[None]:
+        """Turns what a file system says of the block into a SetupError that names the file."""
         where = f"{self.place}/{name}" if name else self.place
         try:
             yield

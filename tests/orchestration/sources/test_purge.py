@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import shutil
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -415,3 +416,18 @@ def test_the_page_names_the_kinds_that_go() -> None:
 def test_no_event_of_an_asset_a_check_or_a_run_goes() -> None:
     kept = {*ASSET_EVENTS, *ASSET_CHECK_EVENTS, *PIPELINE_EVENTS, *RUN_STATS_EVENT_TYPES, *STEP_STATS_EVENT_TYPES - MARKER_EVENTS}
     assert {kind.value for kind in kept}.isdisjoint(GOES)
+
+
+def test_a_disk_without_room_is_told_in_a_sentence_and_leaves_nothing_that_counts(aged_copy: Callable[[str], Any]) -> None:
+    aged = aged_copy("sharded")
+    archive = archive_at(aged.archive)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2_048, hard))
+    try:
+        with pytest.raises(SetupError, match=r"\.parquet could not be written: .*run the same command again"):
+            archive_runs(aged.home, archive, MONTH)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert [parts for source in archive.sources() for parts in archive.parts(source)] == []
+    assert archive_runs(aged.home, archive, MONTH).runs == len(aged.old)
+    assert len(list(aged.archive.glob("*/*.parquet"))) == 1
