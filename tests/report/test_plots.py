@@ -1,10 +1,12 @@
 """Each picture shows what the records say, with units, and says what is missing where there is nothing."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from workflows_pkg.report import forecast_plots, plots
-from workflows_pkg.report.axes import duration_axis, label, unit_axis
+from workflows_pkg.report import forecast_plots, plots, quality_plots
+from workflows_pkg.report.axes import duration_axis, label, log_duration_axis, unit_axis
+from workflows_pkg.report.comparison import replayed, step_comparison
 
 FIGURES = {
     name: getattr(module, name)
@@ -13,6 +15,11 @@ FIGURES = {
         (forecast_plots, ("step_durations", "forecast_errors", "forecast_against_actual")),
     )
     for name in names
+} | {
+    "step_errors": lambda con: quality_plots.step_errors(step_comparison(replayed(con))),
+    "coverage": lambda con: quality_plots.coverage(step_comparison(replayed(con))),
+    "error_by_history": lambda con: quality_plots.error_by_history(replayed(con)),
+    "attempts_against_forecasts": lambda con: quality_plots.attempts_against_forecasts(replayed(con)),
 }
 
 
@@ -96,3 +103,24 @@ def test_axes_carry_units_and_hold_the_data():
 def test_labels_are_escaped_and_cut():
     assert label("<b>x</b>") == "&lt;b&gt;x&lt;/b&gt;"
     assert len(label("x" * 500)) == 44
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.01, 20.0), (40.0, 7_000.0), (0.2, 0.9), (1e-6, 1e6), (5.0, 5.0)])
+def test_a_logarithmic_axis_of_times_is_labelled_as_people_say_them(low, high):
+    axis = log_duration_axis(low, high, "")
+    assert len(axis["ticktext"]) == len(set(axis["ticktext"])) <= 9
+    assert not [text for text in axis["ticktext"] if "m" in text and text.endswith("s") and "ms" not in text], (
+        "16m40s is no label"
+    )
+    assert all(low / 2 <= tick <= high * 2 for tick in axis["tickvals"])
+
+
+def test_coverage_tells_what_few_outcomes_may_be_by_chance_from_what_is_not():
+    cases = {"few": (5, 0.6), "many": (500, 0.6), "right": (500, 0.9)}
+    rows = [{"job_name": "job", "step": step, "attempts": n, "coverage_share": held} for step, (n, held) in cases.items()]
+    steps = pd.DataFrame(rows)
+    drawn = {trace.name: list(trace.y) for trace in quality_plots.coverage(steps).data}
+    assert drawn == {"may be 90 %": ["job / right (500)"], "is not 90 %": ["job / few (5)", "job / many (500)"]}
+    steps.loc[0, "coverage_share"] = 0.8
+    drawn = {trace.name: list(trace.y) for trace in quality_plots.coverage(steps).data}
+    assert drawn["may be 90 %"] == ["job / few (5)", "job / right (500)"], "4 of 5 may well be 90 %"

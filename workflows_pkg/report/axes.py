@@ -70,9 +70,11 @@ def duration_axis(low: float, high: float, title: str, *, signed: bool = False) 
 def log_duration_axis(low: float, high: float, title: str) -> dict[str, Any]:
     """A logarithmic axis in seconds with labels in their own units."""
     low, high = max(low, 1e-6), max(high, 1e-5)
-    first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
-    factors = (1,) if last - first > 3 else (1, 3) if last - first > 2 else (1, 2, 5)
-    ticks = [factor * 10.0**power for power in range(first, last + 1) for factor in factors]
+    apart = max((high / low) ** (1 / _TICKS), 1.4)
+    ticks: list[float] = []
+    for size in _STEPS_S:
+        if low / 1.6 <= size <= high * 1.6 and (not ticks or size >= 0.99 * apart * ticks[-1]):
+            ticks.append(size)
     return {
         "title": {"text": title}, "type": "log", "tickvals": ticks, "ticktext": [_compact(duration(tick)) for tick in ticks],
         "range": [math.log10(low) - 0.1, math.log10(high) + 0.1],

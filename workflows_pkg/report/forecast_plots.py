@@ -5,6 +5,7 @@ As in `plots`, every figure carries its title, a line that says how to read it, 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
@@ -82,16 +83,21 @@ def forecast_errors(con: Connection, *, most: int = 18) -> go.Figure:
     )
     if found.empty:
         return nothing(title, "No forecast has been compared with five outcomes yet.")
-    found = found.iloc[::-1]
     names = [
         f"{label(row.job_name, 22)} / {label(row.step or 'whole run', 22)}, {label(words(row.quantity))}"
         for row in found.itertuples()
     ]
-    drawn = figure(
-        title,
-        "Median absolute error as a share of the outcome, in replay: each forecast knew only what came before. Left is better.",
-        height=170 + 26 * len(found),
-    )
+    note = "Median absolute error as a share of the outcome, in replay: each forecast knew only what came before. Left is better."
+    hovers = [f"{label(row.predictor)}: {share(row.error_share)}, from {row.sample_count} outcomes" for row in found.itertuples()]
+    return beside_the_best_rule(title, note, found, names, hovers)
+
+
+def beside_the_best_rule(title: str, note: str, found: Frame, names: Sequence[str], hovers: Sequence[str]) -> go.Figure:
+    """A line for each row of `found`, the first on top, from our error to that of the rule best in hindsight.
+
+    found: columns `error_share`, `best_rule_error_share`, `best_rule`; names and hovers: what to call them, and the text on ours.
+    """
+    drawn = figure(title, note, height=170 + 26 * len(found))
     for name, row in zip(names, found.itertuples(), strict=True):
         drawn.add_scatter(
             x=[row.error_share, row.best_rule_error_share], y=[name, name], mode="lines", showlegend=False, hoverinfo="skip",
@@ -100,24 +106,17 @@ def forecast_errors(con: Connection, *, most: int = 18) -> go.Figure:
     drawn.add_scatter(
         x=found["best_rule_error_share"], y=names, mode="markers", name="best rule in hindsight",
         marker={"symbol": "diamond-open", "size": 10, "color": RULE, "line": {"width": 2}},
-        hovertext=[f"{label(row.best_rule)}: {share(row.best_rule_error_share)}" for row in found.itertuples()],
+        hovertext=[f"{label(words(row.best_rule or ''))}: {share(row.best_rule_error_share)}" for row in found.itertuples()],
         hovertemplate="%{hovertext}<extra></extra>",
     )  # fmt: skip
     drawn.add_scatter(
-        x=found["error_share"],
-        y=names,
-        mode="markers",
-        name="our forecast",
-        marker={"size": 9, "color": OURS},
-        hovertext=[
-            f"{label(row.predictor)}: {share(row.error_share)}, from {row.sample_count} outcomes" for row in found.itertuples()
-        ],
-        hovertemplate="%{hovertext}<extra></extra>",
-    )
+        x=found["error_share"], y=names, mode="markers", name="our forecast", marker={"size": 9, "color": OURS},
+        hovertext=hovers, hovertemplate="%{hovertext}<extra></extra>",
+    )  # fmt: skip
     drawn.update_layout(
         xaxis={"title": {"text": "median absolute error, share of the outcome"}, "tickformat": ".0%", "rangemode": "tozero"}
     )
-    drawn.update_yaxes(categoryorder="array", categoryarray=names)
+    drawn.update_yaxes(categoryorder="array", categoryarray=names[::-1])
     return drawn
 
 
