@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from workflows_pkg.cli.archiving import archive, purge, restore
+from workflows_pkg.cli.opening import open_shell, snapshot
 from workflows_pkg.cli.output import answer, frame_text, home_option, interactive, json_option, note, resolve_home
 from workflows_pkg.cli.questioning import ask
 from workflows_pkg.errors import SetupError, bounded
@@ -113,5 +114,5 @@ def report(target: Path, home: Path | None, as_json: bool) -> None:
     answer({"file": target.resolve()}, as_json, f"wrote {target}")
 
 
-for command in (archive, purge, restore):
+for command in (open_shell, snapshot, archive, purge, restore):
     history.add_command(command)
