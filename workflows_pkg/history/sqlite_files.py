@@ -72,8 +72,9 @@ def read(path: str, query: Callable[[sqlite3.Connection], Result], *, untouched:
             with _connection(path, "mode=ro") as connection:
                 return query(connection)
         except sqlite3.OperationalError:
-            # in a folder that this user may only read, SQLite cannot make the index of the write-ahead log
-            if not (os.path.exists(f"{path}-wal") and os.path.exists(path)):
+            # in a folder that this user may only read, SQLite cannot make the index of the write-ahead log; and whoever died while
+            # writing without such a log left a journal, which only somebody who may write the file can play back
+            if not (os.path.exists(path) and (os.path.exists(f"{path}-wal") or _pending_journal(f"{path}-journal"))):
                 raise
             return _read_copy(path, query)
     except sqlite3.OperationalError as error:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,8 @@ class Nursery:
         pid = self._answer()
         if kill_after_s:
             time.sleep(kill_after_s)
-            os.kill(pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):  # it was done before
+                os.kill(pid, signal.SIGKILL)
         return self._answer()
 
     def _answer(self) -> int:
@@ -142,7 +144,7 @@ def killed_at_random(nursery: Nursery, aged: Any, kills: int) -> int:
     died = 0
     for number in range(kills):
         what = ("restore", "purge")[number % 2]
-        died += nursery.does(what, aged, kill_after_s=times.uniform(0.01, 0.4)) == -signal.SIGKILL
+        died += nursery.does(what, aged, kill_after_s=times.uniform(0.005, 0.2)) == -signal.SIGKILL
         assert lost(aged, before) == []
         assert nursery.does(what, aged) == 0
         assert aged.logs() == (untouched, purged)[number % 2]
@@ -150,13 +152,14 @@ def killed_at_random(nursery: Nursery, aged: Any, kills: int) -> int:
 
 
 def test_kills_at_random_times_lose_nothing(nursery: Nursery, aged_copy: Callable[[str], Any]) -> None:
-    assert killed_at_random(nursery, aged_copy("sharded"), 6) > 0
+    assert killed_at_random(nursery, aged_copy("sharded"), 8) > 0
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("kind", ["sharded", "consolidated", "postgres"])
 def test_many_kills_at_random_times_lose_nothing(nursery: Nursery, aged_copy: Callable[[str], Any], kind: str) -> None:
-    assert killed_at_random(nursery, aged_copy(kind), 60) > 30
+    assert killed_at_random(nursery, aged_copy(kind), 40) > 10
 
 
 def test_control_a_purge_that_does_not_read_the_archive_back_is_seen(nursery: Nursery, aged_copy: Callable[[str], Any]) -> None:
