@@ -8,6 +8,8 @@ import re
 import resource
 import shutil
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime, timedelta
@@ -431,3 +433,27 @@ def test_a_disk_without_room_is_told_in_a_sentence_and_leaves_nothing_that_count
     assert [parts for source in archive.sources() for parts in archive.parts(source)] == []
     assert archive_runs(aged.home, archive, MONTH).runs == len(aged.old)
     assert len(list(aged.archive.glob("*/*.parquet"))) == 1
+
+
+DIES_WRITING = """
+import os, sqlite3, sys
+con = sqlite3.connect(sys.argv[1], isolation_level=None)
+con.execute("pragma journal_mode = delete")
+con.execute("pragma cache_size = 1")
+con.execute("begin immediate")
+con.execute("update event_logs set event = hex(zeroblob(20000))")
+os._exit(9)
+"""
+
+
+def test_a_shard_whose_rewriting_was_killed_is_read_and_purged(aged_copy: Callable[[str], Any]) -> None:
+    aged = aged_copy("sharded")
+    archive = archive_at(aged.archive)
+    archive_runs(aged.home, archive, MONTH)
+    would = purge(aged.home, archive, MONTH, do=False)
+    shard = aged.home / "history" / "runs" / f"{aged.old[1]}.db"
+    assert subprocess.run([sys.executable, "-c", DIES_WRITING, str(shard)], check=False).returncode == 9
+    assert shard.with_name(f"{shard.name}-journal").stat().st_size > 0, "nothing is left to be played back"
+    done = purge(aged.home, archive, MONTH, do=True)
+    assert (done.jobs, done.busy) == (would.jobs, 0)
+    assert purge(aged.home, archive, MONTH, do=False).total.rows == 0
