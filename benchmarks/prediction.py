@@ -12,6 +12,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
+import statistics
 import sys
 import tempfile
 import time
@@ -21,9 +23,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from workflows_pkg.prediction.duration.predictor import DurationPredictor
 from workflows_pkg.prediction.evaluation.evaluate import QUESTIONS, Evaluation, evaluate
 from workflows_pkg.prediction.evaluation.measures import Measure, macro
 from workflows_pkg.prediction.evaluation.traces import Trace, load, read_trace
+from workflows_pkg.prediction.predictor import Finished, Submitted
+from workflows_pkg.prediction.serving import REPLAYED
 
 WANTED_GAIN = 0.10
 WORST_GAIN = -0.03
@@ -120,6 +125,53 @@ def synthetic(folder: Path, runs: int) -> Iterator[Trace]:
         yield from read_trace(place / f"{name}.parquet")
 
 
+def speed(attempts: int) -> None:
+    """How long learning and answering take, on generated attempts of a thousand steps; processor seconds of this one process.
+
+    As in live training, the newest attempts are forecast again to judge the experts, and the older ones only observed.
+    """
+    rng = np.random.default_rng(0)
+    steps, usual, noise = 1000, rng.lognormal(3, 1, 1000), rng.lognormal(0, 0.3, attempts)
+    predictor = DurationPredictor()
+
+    def submitted(number: int) -> Submitted:
+        step = number % steps
+        return Submitted(
+            number, f"w{step // 10}", f"s{step}", f"r{number // steps}", float(number), f"t{number // steps % 50}",
+            size=1e6 * noise[number],
+        )  # fmt: skip
+
+    began = time.process_time()
+    for start in range(0, attempts, steps):
+        batch = [submitted(number) for number in range(start, min(start + steps, attempts))]
+        if start >= attempts - REPLAYED:
+            predictor.predict(batch)
+        predictor.observe([Finished(one, one.at + 1, float(usual[one.id % steps] * noise[one.id])) for one in batch])
+    trained = time.process_time() - began
+    ahead = [
+        Submitted(attempts + number, f"w{number // 10}", f"s{number}", "next", float(attempts), size=1e6)
+        for number in range(steps)
+    ]
+    asked = []
+    for _ in range(5):
+        began = time.process_time()
+        predictor.predict(ahead)
+        asked.append(time.process_time() - began)
+    began = time.process_time()
+    for one in ahead:
+        predictor.observe([Finished(one, one.at + 1, 5.0)])
+    learned = (time.process_time() - began) / steps
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    full = attempts >= 1_000_000
+    line("synthetic/speed", "attempts trained", "s", trained, {}, attempts, target=60, met=trained <= 60 if full else None)
+    line("synthetic/speed", "peak memory of training", "GiB", peak, {}, attempts, target=2, met=peak <= 2 if full else None)
+    middle = 1000 * statistics.median(asked)
+    line("synthetic/speed", "run of 1,000 steps predicted", "ms", middle, {}, steps, target=50, met=middle <= 50, runs=len(asked))
+    line(
+        "synthetic/speed", "finished attempt learned", "ms", 1000 * learned, {}, steps, target=1, met=learned <= 1e-3, runs=steps
+    )
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--traces", type=Path, metavar="DIR", help="replay the traces in this folder")
@@ -129,6 +181,8 @@ def main() -> None:
     def say(text: str) -> None:
         print(f"prediction: {text}", file=sys.stderr)
 
+    say("speed")
+    speed(100_000 if asked.quick else 1_000_000)
     found: list[Evaluation] = []
     with tempfile.TemporaryDirectory() as folder:
         traces = load([asked.traces]) if asked.traces else synthetic(Path(folder), 20 if asked.quick else 100)

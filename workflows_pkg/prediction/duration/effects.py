@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from workflows_pkg.prediction.duration.opinions import NAN, Facts, StepHistory
+from workflows_pkg.prediction.duration.opinions import BEYOND, NAN, Facts, StepHistory
 from workflows_pkg.prediction.duration.window import Line, Mean
 from workflows_pkg.prediction.predictor import Submitted
 
@@ -99,7 +99,7 @@ class Effects:
         if step is None:
             step = self._steps[one.key] = _Step()
         median = own[2]
-        x = np.zeros(len(EFFECTS))
+        x = [0.0] * len(EFFECTS)
         if facts.x == facts.x and step.sizes.count > 1:
             x[0] = facts.x - step.sizes.mean
         related = own[14]
@@ -130,10 +130,11 @@ class Effects:
         twin = self._twins(step, others, median) if others else NAN
         if twin == twin:
             x[10] = twin - median
-        np.clip(x, -_LARGEST, _LARGEST, out=x)
-        low, high = history.values.ordered[0] - 0.7, history.values.ordered[-1] + 0.7
-        ridge = min(max(median + (step.ridge or self._all).at(x), low), high)
-        return [tagged, twin, ridge], Seen(x, median, ridge, others)
+        effects = np.array([min(max(value, -_LARGEST), _LARGEST) for value in x])
+        ordered = history.values.ordered
+        ridge = median + (step.ridge or self._all).at(effects)
+        ridge = min(max(ridge, ordered[0] - BEYOND), ordered[-1] + BEYOND)
+        return [tagged, twin, ridge], Seen(effects, median, ridge, others)
 
     def add(self, one: Submitted, log: float, facts: Facts, seen: Seen | None, history: StepHistory) -> None:
         """Learns from a finished attempt; `history` holds it already."""

@@ -49,7 +49,7 @@ class Intervals:
     """Learns both ends of the interval."""
 
     def __init__(self) -> None:
-        start = np.array(_START)
+        start = _START
         self._ends = (Mixer(start, _SHARPNESS, _CAP), Mixer(start, _SHARPNESS, _CAP))
         self._steps: dict[tuple[str, str], _Errors] = {}
         self._scaled = [Window(500) for _ in range(len(BINS) + 1)]
@@ -63,10 +63,7 @@ class Intervals:
         values = history.values
         count = len(values.ordered)
         if count >= _FROM:
-            lows[0], highs[0] = values.quantile(TAIL), values.quantile(1 - TAIL)
-            if count > 40:
-                recent = sorted(values.recent(40))
-                lows[1], highs[1] = recent[1], recent[-2]
+            lows[0], lows[1], highs[0], highs[1] = history.ends()
         group = history.by_tag.get(one.tag) if one.tag is not None else None
         if group is None or len(group.ordered) < _FROM:
             group = history.by_figures.get(facts.figures) if facts.figures is not None else None
@@ -109,7 +106,7 @@ class Intervals:
         return np.minimum(low, middle) - _EQUAL, np.maximum(high, middle) + _EQUAL
 
     def learn(
-        self, key: tuple[str, str], known: int, log: float, middle: float, lows: np.ndarray, highs: np.ndarray,
+        self, key: tuple[str, str], known: int, log: float, middle: float, lows: Sequence[float], highs: Sequence[float],
         low: float, high: float, share: float,
     ) -> None:  # fmt: skip
         """What came of one attempt: its logarithm beside what was said when it was submitted."""
@@ -118,8 +115,9 @@ class Intervals:
             errors = self._steps[key] = _Errors(size=self._size)
         value = math.exp(log)
         for side, (said, level) in enumerate(((lows, TAIL), (highs, 1 - TAIL))):
-            short = value - np.exp(said)
-            self._ends[side].learn(key, known, np.maximum(level * short, (level - 1) * short), share)
+            short = [value - math.exp(end) for end in said]
+            losses = [level * one if one > 0 else (level - 1) * one if one <= 0 else one for one in short]
+            self._ends[side].learn(key, known, losses, share)
         place = _bin(known)
         for side, missed in enumerate((log < low, log > high)):
             self._stretch[place][side] = _moved(self._stretch[place][side], missed, _PACE_ALL * share)

@@ -19,6 +19,8 @@ NAN = math.nan
 BEYOND = 0.7
 """How far, in logarithms, a line may leave what the step has shown: a factor of two. An unguarded line can be off by any factor."""
 _NEIGHBOURS = 5
+_RECENT = 40
+"""The second of this many from either side is their 5 % and 95 % quantile, but for a share of one."""
 _MOST_SIZES = 500
 _MOST_OF_GROUP = 60
 _MOST_GROUPS = 300
@@ -38,8 +40,8 @@ class StepHistory:
     """What one step has shown: its values and sizes, and groups of its attempts."""
 
     __slots__ = (
-        "by_figures", "by_run_name", "by_same_size", "by_size", "by_tag", "by_tag_part", "by_weekday", "line", "log_line",
-        "ratios", "sizes", "smooth", "values", "widest", "x_high", "x_low",
+        "by_figures", "by_run_name", "by_size", "by_tag", "by_tag_part", "by_weekday", "line", "log_line",
+        "outer", "ratios", "said", "smooth", "values", "x_high", "x_low",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -51,11 +53,12 @@ class StepHistory:
         self.ratios = Window(_MOST_SIZES)
         self.x_low, self.x_high = math.inf, -math.inf
         self.by_figures: dict[Hashable, Window] = {}
-        self.by_same_size: dict[Hashable, Window] = {}
         self.by_tag: dict[str, Window] = {}
         self.by_tag_part: dict[str, Mean] = {}
         self.by_weekday: dict[int, Window] = {}
         self.by_run_name: dict[str, Mean] = {}
+        self.said: list[float] | None = None
+        self.outer: tuple[float, float, float, float] | None = None
 
     @property
     def count(self) -> int:
@@ -66,7 +69,9 @@ class StepHistory:
         """One more value and its logarithm."""
         self.values.add(log)
         self.smooth.add(log)
-        _group(self.by_figures, facts.figures, log)
+        self.said = self.outer = None
+        if facts.figures is not None:
+            _group(self.by_figures, facts.figures, log)
         if one.tag is not None:
             _group(self.by_tag, one.tag, log)
             for part in facts.tag_parts:
@@ -84,22 +89,12 @@ class StepHistory:
                 del self.by_size[hash(log) % _MOST_SIZES]  # any: the sizes stay spread as they come
             self.ratios.add(log - x)
             self.x_low, self.x_high = min(self.x_low, x), max(self.x_high, x)
-            _group(self.by_same_size, (facts.figures, one.size), log)
 
     def opinions(self, one: Submitted, facts: Facts) -> list[float]:
         """What the step's own experts say; NaN for those without a basis."""
         values = self.values
-        newest = values.newest
-        last, median = newest[-1], values.quantile(0.5)
-        count = len(newest)
-        said = [
-            last,
-            math.log(0.5 * (math.exp(last) + math.exp(newest[-2]))) if count > 1 else last,
-            median,
-            middle(values.recent(10)) if count > 10 else median,
-            middle(values.recent(30)) if count > 30 else median,
-            self.smooth.mean,
-        ]
+        said = self.rules().copy()
+        median = said[2]
         low, high = values.ordered[0] - BEYOND, values.ordered[-1] + BEYOND
         x = facts.x
         if x == x and self.line.count >= 2:
@@ -114,10 +109,9 @@ class StepHistory:
             ]
         else:
             said += [NAN] * 5
-        same = self.by_figures.get(facts.figures)
+        same = self.by_figures.get(facts.figures) if facts.figures is not None else None
         said.append(same.quantile(0.5) if same else NAN)
-        same = self.by_same_size.get((facts.figures, one.size)) if x == x else None
-        said.append(same.quantile(0.5) if same else NAN)
+        said.append(self._same_size(x) if x == x else NAN)
         same = self.by_tag.get(one.tag) if one.tag is not None else None
         said.append(same.quantile(0.5) if same else NAN)
         related = _shrunk(self.by_tag_part, facts.tag_parts, median)
@@ -126,6 +120,39 @@ class StepHistory:
         said.append(same.quantile(0.5) if same else NAN)
         said.append(_shrunk(self.by_run_name, facts.run_parts, median))
         return said
+
+    def rules(self) -> list[float]:
+        """What the experts say that look at the newest values alone; worked out once for every state of the history."""
+        if self.said is None:
+            values = self.values
+            newest = values.newest
+            count, last, median = len(newest), newest[-1], values.quantile(0.5)
+            self.said = [
+                last,
+                math.log(0.5 * (math.exp(last) + math.exp(newest[-2]))) if count > 1 else last,
+                median,
+                middle(values.recent(10)) if count > 10 else median,
+                middle(values.recent(30)) if count > 30 else median,
+                self.smooth.mean,
+            ]
+        return self.said
+
+    def ends(self) -> tuple[float, float, float, float]:
+        """The 5 % quantile of all values and of the newest, and the 95 % quantiles; of the newest missing where they are all."""
+        if self.outer is None:
+            values = self.values
+            recent = sorted(values.recent(_RECENT)) if len(values.ordered) > _RECENT else [NAN] * 4
+            self.outer = values.quantile(0.05), recent[1], values.quantile(0.95), recent[-2]
+        return self.outer
+
+    def _same_size(self, x: float) -> float:
+        sizes = self.by_size
+        low = bisect_left(sizes, (x, -math.inf))
+        found: list[float] = []
+        while low < len(sizes) and sizes[low][0] == x:
+            found.append(sizes[low][1])
+            low += 1
+        return middle(found) if found else NAN
 
     def _nearest(self, x: float) -> float:
         sizes = self.by_size

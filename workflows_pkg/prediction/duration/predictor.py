@@ -64,13 +64,13 @@ class _Pending:
 
     facts: Facts
     known: int
-    opinions: np.ndarray
+    opinions: list[float]
     seen: Seen
     middle: float
     low: float
     high: float
-    lows: np.ndarray
-    highs: np.ndarray
+    lows: list[float]
+    highs: list[float]
 
 
 class DurationPredictor:
@@ -93,22 +93,26 @@ class DurationPredictor:
         self._steps: dict[tuple[str, str], StepHistory] = {}
         self._parts = PartsOf()
         self._effects = Effects()
-        self._mixer = Mixer(np.array([_START[name] for name in EXPERTS]).T)
+        self._mixer = Mixer([[_START[name][place] for name in EXPERTS] for place in range(len(BINS) + 1)])
         self._intervals = Intervals()
-        self._pending: dict[int, _Pending] = {}
+        self._pending: dict[int, _Pending | None] = {}
         self._wider: dict[object, Window] = {}
         self._count = 0
 
     def observe(self, finished: Sequence[Finished]) -> None:
-        """Learns from attempts that have ended; those without a value are forgotten."""
+        """Learns from attempts that have ended; those without a value are forgotten.
+
+        Experts are judged on attempts that were asked about; others only lengthen the histories, which takes a tenth of the time.
+        """
         keys: dict[tuple[str, str], int] = {}
         for one in finished:
             keys[one.submitted.key] = keys.get(one.submitted.key, 0) + 1
         for one in finished:
-            pending = self._pending.pop(one.submitted.id, None) if one.submitted.id >= 0 else None
+            asked = one.submitted.id in self._pending
+            pending = self._pending.pop(one.submitted.id, None)
             if not math.isnan(one.value):
                 # attempts that end together were forecast from the same knowledge: together they say less than one after the other
-                self._learn(one.submitted, one.value, pending, 1.0 / math.sqrt(keys[one.submitted.key]))
+                self._learn(one.submitted, one.value, asked, pending, 1.0 / math.sqrt(keys[one.submitted.key]))
 
     def predict(self, submitted: Sequence[Submitted]) -> np.ndarray:
         """The 5, 50 and 95 % quantile of every attempt, the values of its step they rest on, and the place in `BASES` of what counted most.
@@ -125,6 +129,8 @@ class DurationPredictor:
             history = self._steps.get(one.key)
             if history is None:
                 answers[row] = self._borrowed(one)
+                if one.id >= 0:
+                    self._pending[one.id] = None
                 continue
             fact = Facts(one, self._parts)
             said, what = self._opinions(one, fact, history)
@@ -153,8 +159,8 @@ class DurationPredictor:
         for place, one in enumerate(asked):
             if one.id >= 0:
                 self._pending[one.id] = _Pending(
-                    facts[place], int(known[place]), said[place], seen[place], float(middle[place]),
-                    float(low[place]), float(high[place]), lows[place], highs[place],
+                    facts[place], histories[place].count, opinions[place], seen[place], float(middle[place]),
+                    float(low[place]), float(high[place]), *both[place],
                 )  # fmt: skip
         while len(self._pending) > _MOST_PENDING:
             del self._pending[next(iter(self._pending))]  # never finished, or forgotten by whoever reports it
@@ -181,7 +187,7 @@ class DurationPredictor:
         others, seen = self._effects.opinions(one, facts, own, history)
         return own + others, seen
 
-    def _learn(self, one: Submitted, value: float, pending: _Pending | None, share: float) -> None:
+    def _learn(self, one: Submitted, value: float, asked: bool, pending: _Pending | None, share: float) -> None:
         if self._whole and value != round(value):
             self._whole = False
         value = max(value, _HALF if self._whole else self._floor)
@@ -191,7 +197,7 @@ class DurationPredictor:
         seen: Seen | None = None
         if history is None:
             history = self._steps[one.key] = StepHistory()
-        else:
+        elif asked:
             known = history.count
             if pending is not None:
                 self._intervals.learn(
@@ -200,9 +206,9 @@ class DurationPredictor:
             if pending is not None and known <= _LATE_FROM * pending.known:
                 opinions, seen = pending.opinions, pending.seen
             else:
-                said, seen = self._opinions(one, facts, history)
-                opinions, share = np.array(said), share * _LATE_SHARE
-            self._mixer.learn(one.key, known, np.abs(np.exp(opinions) - value), share)
+                opinions, seen = self._opinions(one, facts, history)
+                share *= _LATE_SHARE
+            self._mixer.learn(one.key, known, [abs(math.exp(said) - value) for said in opinions], share)
         history.add(one, value, log, facts)
         self._effects.add(one, log, facts, seen, history)
         for group in self._surroundings(one):
