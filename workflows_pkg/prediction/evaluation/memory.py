@@ -16,6 +16,7 @@ from workflows_pkg.prediction.baselines.memory import BASELINES, MAX_SEEN, Memor
 from workflows_pkg.prediction.evaluation.measures import Measure, Question
 from workflows_pkg.prediction.evaluation.replay import history_counts
 from workflows_pkg.prediction.evaluation.traces import Trace
+from workflows_pkg.prediction.memory import MemoryPredictor
 from workflows_pkg.prediction.rows import Frame
 
 NAME = "memory"
@@ -99,7 +100,7 @@ def size(request: np.ndarray, peak: np.ndarray, preset: np.ndarray, most: np.nda
 QUESTION = Question(
     NAME,
     asks=lambda trace: bool(_usable(trace).any()),
-    ours=None,
+    ours=MemoryPredictor,
     baselines=MemoryBaselines,
     measures=measures,
     headline=("wasted, warm", "wasted", "tasks killed, warm", "MAQ"),
