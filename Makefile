@@ -8,6 +8,7 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 VENV ?= .venv
 HOME_DIR := .home
+PORT := 3000
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 export DAGSTER_DISABLE_TELEMETRY := yes
@@ -22,7 +23,7 @@ $(VENV)/.run-installed: pyproject.toml constraints.txt
 	started=$$SECONDS
 	[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
 	echo "installing into $(VENV) ..."
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[ui,notify,examples]' 2> >(grep -v 'is ignored: it is neither a file' >&2)
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[ui,notify,examples,notebook]' 2> >(grep -v 'is ignored: it is neither a file' >&2)
 	echo "installed in $$((SECONDS - started)) s"
 	touch $@
 
@@ -36,8 +37,8 @@ $(VENV)/.test-installed: $(VENV)/.run-installed
 run: $(VENV)/.run-installed ## runs the example workflows, learns, forecasts, tries one suggestion; under 6 minutes after installing
 	@$(BIN)/python -m assets.tour --home $(HOME_DIR)
 
-ui: $(VENV)/.run-installed ## the Dagster UI with daemon and code server on the instance of `make run`; Ctrl-C ends all
-	@$(BIN)/workflows ui --home $(HOME_DIR)
+ui: $(VENV)/.run-installed ## the Dagster UI on the instance of `make run`, at port 3000 (PORT=...); Ctrl-C ends all
+	@$(BIN)/python -m assets.ui --home $(HOME_DIR) --port $(PORT)
 
 test: $(VENV)/.test-installed ## checks, tests with coverage, and an install of the bare wheel; under 12 minutes
 	@$(MAKE) --no-print-directory check

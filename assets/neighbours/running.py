@@ -8,25 +8,28 @@ free, so that commands typed afterwards still find the neighbours: `python -m as
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import os
 import selectors
+import shutil
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from urllib.parse import urlsplit
 
 from assets.data import prepare, write_whole
 from assets.neighbours.receiver import received
 from assets.neighbours.weather_service import Entry, State
-from workflows_pkg.errors import SetupError
+from workflows_pkg.errors import BusyError, SetupError
 
 ROOT = Path(__file__).parents[2]
 START_WITHIN_S = 60.0
@@ -61,14 +64,15 @@ class Neighbours:
 def neighbours(home: Path, data: Path) -> Iterator[Neighbours]:
     """Starts the weather service and the receiver for the instance `home` with its data folder, and ends them.
 
-    They also end by themselves when this process is gone, since their standard input then ends. Raises SetupError where one
-    does not come up.
+    They also end by themselves when this process is gone, since their standard input then ends. Raises BusyError where somebody
+    else has started those of this home, SetupError where one does not come up.
     """
     secrets = home / "secrets"
     secrets.mkdir(parents=True, exist_ok=True)
     secrets.chmod(0o700)
     notifications = home / "notifications.jsonl"
     with ExitStack() as stack:
+        stack.enter_context(_alone(secrets, home))
         service = stack.enter_context(
             _running("weather_service", "--data", str(data), "--port", str(_port(secrets / "weather_service")))
         )
@@ -96,11 +100,16 @@ def backup(home: Path, data: Path) -> Iterator[None]:
 def _running(name: str, *arguments: str) -> Iterator[dict[str, Any]]:
     """A neighbour as a process; gives the first line it prints."""
     command = [sys.executable, "-m", f"assets.neighbours.{name}", *arguments]
-    process = subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    # A session of its own: Ctrl-C is for whoever started it, who then ends it.
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+    )
     assert process.stdin is not None
     assert process.stdout is not None
     try:
-        yield json.loads(_first_line(process, name))
+        first = json.loads(_first_line(process, name))
+        threading.Thread(target=_drained, args=(process.stdout,), daemon=True).start()
+        yield first
     finally:
         process.stdin.close()
         try:
@@ -109,6 +118,28 @@ def _running(name: str, *arguments: str) -> Iterator[dict[str, Any]]:
             process.kill()
             process.wait()
         process.stdout.close()
+
+
+@contextmanager
+def _alone(folder: Path, home: Path) -> Iterator[None]:
+    """A second start would put other addresses into the same files. The system frees the lock with this process."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise BusyError(
+            f"The neighbours of {home} run already, as `make run` and `make ui` start them.",
+            fix="Wait until that is done, or end it with Ctrl-C.",
+        ) from None
+    finally:
+        os.close(descriptor)
+
+
+def _drained(words: IO[str]) -> None:
+    """What a neighbour goes on saying is read, so that it never waits for a full pipe."""
+    with suppress(ValueError, OSError), open(os.devnull, "w") as nowhere:  # closed meanwhile
+        shutil.copyfileobj(words, nowhere)
 
 
 def _first_line(process: subprocess.Popen[str], name: str) -> str:

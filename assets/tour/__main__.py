@@ -20,6 +20,7 @@ from workflows_pkg.errors import WorkflowsError
 from workflows_pkg.history.records import Suggestion
 from workflows_pkg.history.store import open_history
 from workflows_pkg.orchestration.instance import create_instance, open_instance
+from workflows_pkg.orchestration.services import refuse_where_served
 from workflows_pkg.release.apply import apply, undo
 from workflows_pkg.release.versions import VersionStore
 from workflows_pkg.report.page import write_report
@@ -30,11 +31,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m assets.tour", description=main.__doc__)
     parser.add_argument("--home", type=Path, default=Path(".home"), help="folder of the instance (default: %(default)s)")
     home = parser.parse_args().home.resolve()
-    home.mkdir(parents=True, exist_ok=True)
     os.environ["DAGSTER_HOME"] = str(home)
     os.environ["DAGSTER_DISABLE_TELEMETRY"] = "yes"
     try:
-        tour(home, Console(home / "tour.log"))
+        create_instance(home)
+        refuse_where_served(home)
+        console = Console(home / "tour.log")
+        with console.stoppable():
+            tour(home, console)
     except WorkflowsError as error:
         sys.exit(f"\nThe tour cannot go on: {error}")
     except KeyboardInterrupt:
@@ -46,18 +50,19 @@ def tour(home: Path, console: Console) -> None:
     data = home / "data"
     console.heading("Real data: every flight that left New York City in 2013, and the weather it met")
     prepare(data)
-    create_instance(home)
     with neighbours(home, data) as around, open_instance(home) as instance:
         with backup(home, data):
             make_history(instance, home, data, console)
         landed = land(home, console)
         console.say(f"  {landed.events:,} events of {landed.runs} runs landed in DuckDB in {landed.seconds:.1f} s")
         console.heading("Learning from the history")
-        suggestions = learn_and_advise(home)
+        suggestions = learn_and_advise(instance, home, console)
         console.say(shown_summary(home, console))
         console.say("\nForecasts of the next runs\n" + shown_forecasts(home, console))
         console.say("\nForecasts beside the simple rules\n" + shown_comparison(home, console))
         improve(suggestions, instance, home, around, console)
+        land(home, console)
+        learn_and_advise(instance, home, console)  # so that forecasts and advice in the UI know of what was decided
         told = len(around.received())
     with open_history(home) as con:
         report = write_report(con, home / "report.html")

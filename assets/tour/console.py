@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import shutil
+import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, TypeVar
+
+T = TypeVar("T")
 
 _BAR = 30
 """Cells of a progress bar."""
@@ -64,11 +68,47 @@ class Console:
         self.log = log
         self._screen = sys.stderr
         self._began = time.monotonic()
+        self._stopping = False
         self.colour = sys.stdout.isatty()
         self.width = min(shutil.get_terminal_size((110, 24)).columns, 120)
 
+    @contextmanager
+    def stoppable(self) -> Iterator[None]:
+        """Inside, Ctrl-C (or a signal to end) lets what is in progress end, and `check` raises KeyboardInterrupt; a second one at once.
+
+        An exception raised wherever the first one finds this process would often be lost: SQLAlchemy, which is asked ten times a second
+        while runs are waited for, cleans up in callbacks from which nothing rises.
+        """
+        earlier = {number: signal.signal(number, self._hear) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+        try:
+            yield
+        finally:
+            for number, before in earlier.items():
+                signal.signal(number, before)
+
+    def _hear(self, number: int, frame: object) -> None:
+        if self._stopping:
+            raise KeyboardInterrupt
+        self._stopping = True
+        self._screen.write("\n  Stopping as soon as what is in progress has ended; Ctrl-C again does not wait for it.\n")
+        self._screen.flush()
+
+    def check(self) -> None:
+        """Raises KeyboardInterrupt where it was asked to stop."""
+        if self._stopping:
+            raise KeyboardInterrupt
+
+    def undisturbed(self, work: Callable[[], T]) -> T:
+        """What `work` gives; it runs in another thread, since in the main one Dagster would take Ctrl-C and record a failed run."""
+        self.check()
+        with ThreadPoolExecutor(1) as pool:
+            found = pool.submit(work).result()
+        self.check()
+        return found
+
     def heading(self, text: str) -> None:
         """A part of the tour begins."""
+        self.check()
         line = f"[{time.monotonic() - self._began:5.0f} s] {text}"
         self.say(f"\n\033[1m{line}\033[0m" if self.colour else f"\n{line}")
 

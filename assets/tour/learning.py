@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import dagster as dg
 import pandas as pd
 
 from assets.tour.console import Console
+from workflows_pkg.errors import WorkflowsError
 from workflows_pkg.history.records import LedgerEntry, Suggestion
 from workflows_pkg.history.store import open_history, writer
 from workflows_pkg.orchestration.events import SyncResult, sync_events
@@ -16,7 +18,9 @@ from workflows_pkg.release.versions import VersionStore
 from workflows_pkg.report.comparison import comparison_table, rule_comparison
 from workflows_pkg.report.summary import ledger_table, render_summary, summary
 from workflows_pkg.report.tables import Column, quantity, share, text_table, words
-from workflows_pkg.workbench.learning import learn, record_versions, refresh_suggestions
+from workflows_pkg.workbench.assets import learning_definitions
+from workflows_pkg.workbench.learning import record_versions, refresh_suggestions
+from workflows_pkg.workbench.news import LEARNING_JOB
 
 FORECASTS_SQL = """
     select job_name, quantity, p05, p50, p95, sample_count, predictor, error_share, best_rule, best_rule_error_share
@@ -31,9 +35,13 @@ def land(home: Path, console: Console) -> SyncResult:
         return sync_events(home, home, progress=lambda done, total: progress.at(done, total=total))
 
 
-def learn_and_advise(home: Path) -> list[Suggestion]:
-    """Trains, keeps forecasts and suggestions, and returns the suggestions, best first."""
-    learn(home)
+def learn_and_advise(instance: dg.DagsterInstance, home: Path, console: Console) -> list[Suggestion]:
+    """Runs the job that trains, forecasts and advises, which fills the pages of its assets, and returns the suggestions, best first."""
+    job = learning_definitions(home).resolve_job_def(LEARNING_JOB)
+    with console.quiet():
+        result = console.undisturbed(lambda: job.execute_in_process(instance=instance, raise_on_error=False))
+    if not result.success:
+        raise WorkflowsError(f"The learning run {result.run_id} failed.", fix=f"Its words are in {console.log}.")
     return refresh_suggestions(home).suggestions
 
 

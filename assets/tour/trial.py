@@ -71,7 +71,9 @@ def try_version(
 
         def one_run(number: int, pair: int) -> Measured:
             neighbours.prepare(met[pair].state)
-            run_id = run_in_process(arms[number], instance, met[pair].partition, {TRIAL_TAG: trial_id})
+            run_id = console.undisturbed(
+                lambda: run_in_process(arms[number], instance, met[pair].partition, {TRIAL_TAG: trial_id})
+            )
             progress.step(f"version {number}, {met[pair].partition}")
             run = instance.get_run_by_id(run_id)
             return Measured(_value(instance, run_id, suggestion), failed=run is None or not run.is_success)

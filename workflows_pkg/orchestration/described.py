@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+import warnings
+from pathlib import Path
+
 import dagster as dg
 
+from workflows_pkg.orchestration.graph import in_order
 from workflows_pkg.spec.durations import format_duration
 from workflows_pkg.spec.model import Step, Workflow
 
 
 def workflow_metadata(workflow: Workflow, version: int, file: str | None) -> dict[str, dg.MetadataValue]:
     """Metadata of the workflow's own asset. `version` 0: the file as it is, without a version."""
-    lines = [f"- **{name}**: {_step(step)}" for name, step in workflow.steps.items()]
+    order = in_order({name: step.needs for name, step in workflow.steps.items()})
+    lines = [f"- **{name}**: {_step(workflow.steps[name])}" for name in order]
     said: dict[str, dg.MetadataValue] = {"steps": dg.MetadataValue.md("\n".join(lines))}
     if version:
         said["version"] = dg.MetadataValue.int(version)
     if file:
-        said["file"] = dg.MetadataValue.path(file)
+        # "Open daily.yaml in editor" on the page; as a path it would be longer than its column is wide
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", dg.BetaWarning)
+            reference = dg.LocalFileCodeReference(file_path=str(Path(file).resolve()), line_number=1, label=Path(file).name)
+            said["dagster/code_references"] = dg.CodeReferencesMetadataValue(code_references=[reference])
     return said
 
 

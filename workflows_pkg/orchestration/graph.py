@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import dagster as dg
@@ -112,7 +112,7 @@ def _ends(plans: Mapping[str, StepPlan]) -> Iterator[tuple[str, str]]:
     with a follower that may be skipped is waited for itself: the skipped one does not wait for the rest of what it needs.
     """
     may_skip: set[str] = set()
-    for step in in_order(plans):
+    for step in in_order({name: plan.step.needs for name, plan in plans.items()}):
         if plans[step].step.if_ is not None or not may_skip.isdisjoint(plans[step].step.needs):
             may_skip.add(step)
     waiting = set(_leaves(plans)) | {needed for step in may_skip for needed in plans[step].step.needs}
@@ -128,17 +128,17 @@ def _leaves(plans: Mapping[str, StepPlan]) -> list[str]:
     return [step for step in plans if step not in needed]
 
 
-def in_order(plans: Mapping[str, StepPlan]) -> list[str]:
-    """The steps, each after what it needs."""
+def in_order(needs: Mapping[str, Sequence[str]]) -> list[str]:
+    """The steps of a workflow, each after those it needs."""
     ordered: dict[str, None] = {}
 
     def place(step: str) -> None:
         if step not in ordered:
-            for needed in plans[step].step.needs:
+            for needed in needs[step]:
                 place(needed)
             ordered[step] = None
 
-    for step in plans:
+    for step in needs:
         place(step)
     return list(ordered)
 

@@ -34,17 +34,33 @@ concurrency: {runs: {max_concurrent_runs: 2}}
 
 
 def create_instance(home: Path) -> None:
-    """Makes `home` an instance with the settings above; one that has settings keeps them."""
-    home.mkdir(parents=True, exist_ok=True)
+    """Makes `home` an instance with the settings above; one that has settings keeps them.
+
+    Raises SetupError where the folder holds other things, or cannot be made or written.
+    """
+    _refuse_other_folders(home)
     settings = home / "dagster.yaml"
-    if not settings.exists():
-        settings.write_text(STARTING_SETTINGS)
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        if not settings.exists():
+            settings.write_text(STARTING_SETTINGS)
+    except OSError as error:
+        raise SetupError(f"{home} cannot be made a Dagster instance: {error.strerror}.", fix="Choose another folder.") from error
+
+
+_MARKS = {"dagster.yaml", "history"}
+"""One of these is in every instance's folder: its settings, or the databases Dagster makes where it has none."""
 
 
 @contextmanager
 def open_instance(home: Path) -> Generator[dg.DagsterInstance]:
-    """The instance kept in `home`, whose settings are left as they are. Raises SetupError where it cannot be opened."""
+    """The instance kept in `home`, whose settings are left as they are. Raises SetupError where it cannot be opened.
+
+    An empty folder becomes an instance by being opened, as Dagster has it; one that holds other things is refused, since Dagster
+    would lay its databases between them.
+    """
     home = home.resolve()
+    _refuse_other_folders(home)
     os.environ["DAGSTER_HOME"] = str(home)  # Dagster's own reading of a folder goes through the environment
     try:
         instance = dg.DagsterInstance.get()
@@ -54,6 +70,20 @@ def open_instance(home: Path) -> Generator[dg.DagsterInstance]:
         ) from error
     with instance:
         yield instance
+
+
+def _refuse_other_folders(home: Path) -> None:
+    try:
+        names = {entry.name for entry in home.iterdir()}
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise SetupError(f"{home} is no folder of an instance: {error.strerror}.", fix="Choose another folder.") from error
+    if names and not names & _MARKS:
+        raise SetupError(
+            f"{home} is no Dagster instance: it holds other things, and neither dagster.yaml nor a history.",
+            fix=f"Name the folder that DAGSTER_HOME names, or an empty one; or make it one on purpose: touch {home / 'dagster.yaml'}",
+        )
 
 
 def daemon_states(instance: dg.DagsterInstance) -> dict[str, bool]:

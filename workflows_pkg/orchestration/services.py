@@ -170,7 +170,7 @@ class Services:
         self.folder.mkdir(exist_ok=True)
         self._lock = _locked(self.folder / "lock", self.home)
         if self.port is not None and _is_taken(self.port):
-            raise SetupError(f"Port {self.port} is taken.", fix="Choose another port.")
+            raise SetupError(f"Port {self.port} is taken.", fix="Choose another one with --port.")
         with open_instance(self.home) as instance:  # settings that Dagster refuses are told before anything is started
             self._start_processes(instance)
 
@@ -254,23 +254,32 @@ class Services:
 def serve(home: Path, project: Path, *, module: str | None = None, port: int = 3000, say: Callable[[str], None]) -> None:
     """Serves the instance with its UI until Ctrl-C or a signal to end; `say` gets a line for the person who waits."""
 
+    asked: list[int] = []
+
     def end(number: int, frame: object) -> None:
+        asked.append(number)  # what is raised is lost where it finds SQLAlchemy in one of its callbacks
         raise KeyboardInterrupt
 
-    earlier = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGHUP)}
+    earlier = {number: signal.signal(number, end) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     services = Services(home, project, module=module, port=port)
     try:
         say("Starting code server, daemon and webserver ...")
-        with services:
+        with suppress(KeyboardInterrupt), services:
             say(f"Dagster UI: {services.url}  (logs in {services.folder}; Ctrl-C ends all)")
-            while True:
+            while not asked:
                 time.sleep(0.5)
                 services.check()
-    except KeyboardInterrupt:
         say("Ended.")
     finally:
         for number, before in earlier.items():
             signal.signal(number, before)
+
+
+def refuse_where_served(home: Path) -> None:
+    """Raises BusyError where services of this home run, for work that will start some itself, but only later."""
+    lock = home.resolve() / "services" / "lock"
+    if lock.exists():
+        os.close(_locked(lock, home))
 
 
 def _daemon_is_ready(instance: dg.DagsterInstance, started_at: float) -> bool:
