@@ -6,7 +6,9 @@ how far each effect carries over.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
+from operator import mul
 
 import numpy as np
 
@@ -41,22 +43,24 @@ _MOST_RUNS = 50
 class Ridge:
     """Ridge regression learned one row at a time (recursive least squares); large errors count less, as in Huber's estimator."""
 
-    __slots__ = ("covariance", "weights")
+    __slots__ = ("covariance", "listed", "weights")
 
     def __init__(self, weights: np.ndarray, stiffness: float) -> None:
         self.weights = weights.copy()
+        self.listed: list[float] = self.weights.tolist()  # a dozen products are quicker without an array
         self.covariance = np.eye(len(weights)) / stiffness
 
-    def at(self, x: np.ndarray) -> float:
+    def at(self, x: list[float]) -> float:
         """What it expects."""
-        return float(self.weights @ x)
+        return sum(map(mul, self.listed, x))
 
     def add(self, x: np.ndarray, y: float, share: float) -> None:
         """One more row, counting `share` of a full one."""
         turned = self.covariance @ x
         gain = turned / (1.0 / share + x @ turned)
         self.weights += gain * (y - self.weights @ x)
-        self.covariance -= np.outer(gain, turned)
+        self.covariance -= gain[:, None] * turned
+        self.listed = self.weights.tolist()
 
 
 @dataclass(slots=True)
@@ -72,7 +76,7 @@ class _Step:
 class Seen:
     """Effects as they were seen for one attempt: their values, the median they start from, what was said, other steps' values."""
 
-    effects: np.ndarray
+    effects: list[float]
     median: float
     ridge: float
     others: dict[str, float] | None
@@ -130,7 +134,7 @@ class Effects:
         twin = self._twins(step, others, median) if others else NAN
         if twin == twin:
             x[10] = twin - median
-        effects = np.array([min(max(value, -_LARGEST), _LARGEST) for value in x])
+        effects = [value if -_LARGEST <= value <= _LARGEST else math.copysign(_LARGEST, value) for value in x]
         ordered = history.values.ordered
         ridge = median + (step.ridge or self._all).at(effects)
         ridge = min(max(ridge, ordered[0] - BEYOND), ordered[-1] + BEYOND)
@@ -160,9 +164,10 @@ class Effects:
         away, usual = log - seen.median, 1.5 * step.spread
         if step.ridge is None:
             step.ridge = Ridge(self._all.weights, _STIFF_STEP)
+        row = np.array(seen.effects)
         for ridge in (self._all, step.ridge):
             off = abs(away - ridge.at(seen.effects))
-            ridge.add(seen.effects, away, min(1.0, usual / max(off, 1e-9)))
+            ridge.add(row, away, min(1.0, usual / max(off, 1e-9)))
         step.spread = max(0.02, step.spread + 0.1 * (min(abs(error), 1.5) - step.spread))
         for other, value in (seen.others or {}).items():
             pair = step.twins.get(other)
