@@ -114,7 +114,7 @@ def dagster_pages(services: Services, instance: dg.DagsterInstance, camera: Came
     wait(lambda: ended(instance, learning), "the learning run")
     camera.take("workflow", f"{url}/{place}/jobs/flights_daily", text("clean"))
     camera.take("workflow-asset", f"{url}/assets/workflow/flights_daily", text("after departures"))
-    camera.take("schedule", f"{url}/{place}/schedules/flights_daily", text("flights_daily"))
+    camera.take("schedule", f"{url}/{place}/schedules/flights_daily__schedule", text("flights_daily"))
     for asset, words in (("forecasts", "flights_daily"), ("findings", "Most"), ("suggestions", "Step")):
         camera.take(asset, f"{url}/assets/workflows/{asset}", text(words), width=1500, height=1150)
     camera.take("lineage", f"{url}/asset-groups", text("suggestions"))
@@ -155,7 +155,7 @@ def wait(is_so: Callable[[], bool], what: str) -> None:
 
 
 def text(words: str) -> Callable[[Page], object]:
-    return lambda page: page.get_by_text(words).first.wait_for(timeout=60_000)
+    return lambda page: page.get_by_text(words).locator("visible=true").first.wait_for(timeout=60_000)
 
 
 def drawn(page: Page) -> object:

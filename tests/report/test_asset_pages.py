@@ -16,6 +16,8 @@ from workflows_pkg.report.advice_text import how_to_apply, in_full, markdown
 from workflows_pkg.report.asset_forecasts import LEAST_OUTCOMES, error_check
 from workflows_pkg.report.asset_pages import (
     NEW_FOR,
+    Table,
+    behind_link,
     finding_key,
     findings_page,
     first_seen,
@@ -23,6 +25,7 @@ from workflows_pkg.report.asset_pages import (
     new_findings,
     suggestions_page,
 )
+from workflows_pkg.report.sketch import LONGEST
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -64,7 +67,7 @@ def test_a_finding_is_new_for_a_day_and_then_known() -> None:
 def test_the_findings_page_shows_since_when_each_is_known() -> None:
     page = findings_page([finding()], first_seen([finding()], {}, NOW))
     (row,) = page.tables["all findings"].rows
-    assert (row["first found (UTC)"], row["time lost"]) == ("2026-03-01 12:00", "1m30s")
+    assert (row["finding"], row["time lost"]) == ("etl fails. First found 2026-03-01 12:00 UTC.", "1m30s")
     assert page.documents["queries"] == {"etl fails.": "select 1"}
 
 
@@ -76,6 +79,14 @@ def test_figures_texts_tables_and_documents_have_names_of_their_own() -> None:
     ):
         names = [*page.figures, *page.texts, *page.tables, *page.documents]
         assert len(names) == len(set(names))
+
+
+def test_a_table_behind_a_link_is_one_whatever_it_holds() -> None:
+    text = behind_link(Table([{"job": "a|b", "n": 3, "cost": None}], {"n": "Runs.", "other": "Not there."}))
+    assert len(text) > LONGEST, "Dagster shows up to so many characters in place"
+    assert text.split("\n")[:3] == ["| job | n | cost |", "| --- | --- | --- |", "| a\\|b | 3 |  |"]
+    assert "- **n**: Runs." in text
+    assert "Not there" not in text
 
 
 @pytest.mark.parametrize(

@@ -193,7 +193,7 @@ def test_after_the_end_it_says_once_what_the_run_took(
     figures = event.event_specific_data.metadata[SAID].value
     assert figures["took_s"] == pytest.approx(took)
     if kind == "PIPELINE_SUCCESS":
-        assert event.event_specific_data.metadata["error_share"].value == pytest.approx(abs(30 - took) / took, rel=1e-4)
+        assert figures["error_share"] == pytest.approx(abs(30 - took) / took, rel=1e-4)
     else:
         assert "error_share" not in figures
 

@@ -103,7 +103,7 @@ def _step_keys(instance: dg.DagsterInstance, run: dg.DagsterRun) -> Sequence[str
 
 
 def _metadata(job: JobForecast, run_time: Quantiles, *, partial: bool) -> dict[str, Any]:
-    """The figures behind the sentence, by name."""
+    """What stands below the sentence: the slowest steps, and every figure by name for programs."""
     figures: dict[str, Any] = {"expected_s": run_time.p50, "p05_s": run_time.p05, "p95_s": run_time.p95}
     for quantity in () if partial else ("failure_share", "cost_usd"):
         known = job.run(quantity)
@@ -114,8 +114,7 @@ def _metadata(job: JobForecast, run_time: Quantiles, *, partial: bool) -> dict[s
     shown: dict[str, Any] = {}
     takes = job.steps("run_time_s")
     if takes and not partial:
-        shown["slowest_steps"] = _table(job, sorted(takes, key=lambda step: -takes[step].p50)[:_SLOWEST])
-    shown |= figures | {"as_of": dg.MetadataValue.timestamp(job.as_of)}
+        shown["slowest steps"] = _table(job, sorted(takes, key=lambda step: -takes[step].p50)[:_SLOWEST])
     said = {"said": "expected", **figures, "part_of_the_job": partial, "as_of": job.as_of.isoformat()}
     return {**shown, SAID: dg.MetadataValue.json(said)}
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from workflows_pkg.history.records import Forecast
 from workflows_pkg.report import sketch, svg
-from workflows_pkg.report.asset_pages import MOST_ROWS, Cell, Page, Table, Verdict, whole
+from workflows_pkg.report.asset_pages import MOST_ROWS, Cell, Page, Table, Verdict, behind_link, whole
+from workflows_pkg.report.expectation import span
 from workflows_pkg.report.reading import Connection, rows
 from workflows_pkg.report.tables import count, duration, quantity, share, words
 
@@ -69,10 +70,14 @@ def predictors_page(card: Mapping[str, Any]) -> Page:
     )
     if drawn:
         texts["error (mark: best rule)"] = drawn
+    narrow = [{name: row[name] for name in ("what", "error", "best rule's")} for row in table]
+    if table:
+        texts["scores in full"] = behind_link(Table(table, columns))
     figures = {
         "ended runs": int(data["ended_runs"]), "step attempts": int(data["attempts"]),
     }  # fmt: skip
-    return Page(figures, texts, {"scores": Table(table, columns)}, {"card": dict(card)})
+    said = {name: columns[name] for name in ("error", "best rule's")}
+    return Page(figures, texts, {"scores": Table(narrow, said)}, {"card": dict(card)})
 
 
 def forecasts_page(forecasts: Sequence[Forecast], con: Connection) -> Page:
@@ -85,12 +90,12 @@ def forecasts_page(forecasts: Sequence[Forecast], con: Connection) -> Page:
     if small := sketch.intervals("Expected run time, 90 % interval", drawn, zero=True):
         texts["run times"] = small
     actual = _actual(con)
-    whole = [
+    together = [
         svg.Interval(f.job_name, f.p05, f.p50, f.p95, f"{duration(f.p50)}, n {count(f.sample_count)}", actual.get(f.job_name, ()))
         for f in runs
     ]
     title = "Run time of the next run of every job"
-    if picture := svg.picture(title, svg.interval_plot(title, whole, _BY_RUN)):
+    if picture := svg.picture(title, svg.interval_plot(title, together, _BY_RUN)):
         texts["run times, and the newest runs"] = picture
     errors = [
         (f.job_name, f.error_share, f.best_rule_error_share, words(f.best_rule or ""))
@@ -112,11 +117,24 @@ def forecasts_page(forecasts: Sequence[Forecast], con: Connection) -> Page:
         (f for f in forecasts if f.step and f.quantity == _BY_RUN), key=lambda f: (place.get(f.job_name, 0), -f.p50, f.step)
     )
     by_key = {(f.job_name, f.step, f.quantity): f for f in forecasts}
-    tables = {
-        "next runs": Table([_forecast(f, by_key) for f in runs[:MOST_ROWS]], _FORECAST_COLUMNS),
-        "their steps": Table([_forecast(f, by_key) for f in steps[:MOST_ROWS]], _FORECAST_COLUMNS),
+    for name, chosen in (("next runs in full", runs), ("their steps", steps)):
+        if chosen:
+            texts[name] = behind_link(Table([_forecast(f, by_key) for f in chosen[:MOST_ROWS]], _FORECAST_COLUMNS))
+    narrow = [
+        {
+            "job": f.job_name,
+            "expected": whole(duration(f.p50)),
+            "9 of 10": span(f.p05, f.p95),
+            "fails": whole(quantity(getattr(by_key.get((f.job_name, "", "failure_share")), "p50", None), "failure_share")),
+        }
+        for f in runs[:MOST_ROWS]
+    ]
+    columns = {
+        "expected": _FORECAST_COLUMNS["expected"],
+        "9 of 10": "Nine of ten runs take a time between these.",
+        "fails": _FORECAST_COLUMNS["fails"],
     }
-    return Page(figures, texts, tables)
+    return Page(figures, texts, {"next runs": Table(narrow, columns)})
 
 
 def error_check(forecasts: Sequence[Forecast]) -> Verdict:

@@ -17,7 +17,6 @@ from workflows_pkg.report import sketch, svg
 from workflows_pkg.report.advice_text import how_to_apply, in_full, markdown
 from workflows_pkg.report.reading import Connection, rows
 from workflows_pkg.report.sections import effect_text
-from workflows_pkg.report.summary import change_lines, evidence_line
 from workflows_pkg.report.tables import duration, file_size, instant, quantity, usd, words
 
 MOST_ROWS = 50
@@ -103,7 +102,13 @@ def history_page(con: Connection, now: datetime, size_bytes: int) -> Page:
     if drawn := _days(con, now):
         texts["runs by day"] = drawn
     columns = {"cost": "By the rate card, US dollars.", "failed": "Runs that failed."}
-    return Page(figures, texts, {"jobs": Table(by_job, columns), "tables": Table(tables)})
+    if by_job:
+        texts["jobs in full"] = behind_link(Table(by_job, columns))
+    narrow = [
+        {"job": row["job"], "runs": row["runs"], "failed": row["failed"], "run time": row["median run time"]} for row in by_job
+    ]
+    said = {"failed": columns["failed"], "run time": "The median."}
+    return Page(figures, texts, {"jobs": Table(narrow, said), "tables": Table(tables)})
 
 
 def landed(put_aside: int, missing: int, late_s: float) -> Verdict:
@@ -122,11 +127,8 @@ def findings_page(found: Sequence[Finding], first_seen: Mapping[str, str]) -> Pa
     table = [
         {
             "severity": f.severity,
-            "job": f.job,
-            "step": f.step or None,
-            "finding": f.sentence,
+            "finding": f"{f.sentence} First found {first_seen[finding_key(f)][:16].replace('T', ' ')} UTC.",
             "time lost": whole(duration(_lost(f))),
-            "first found (UTC)": first_seen[finding_key(f)][:16].replace("T", " "),
         }
         for f in found[:MOST_ROWS]
     ]
@@ -135,7 +137,12 @@ def findings_page(found: Sequence[Finding], first_seen: Mapping[str, str]) -> Pa
     texts = {"most severe": "\n".join(f"- {markdown(f.sentence)}" for f in found[:3]) or "Nothing to notice in this history."}
     costly = sorted((f for f in found if _lost(f)), key=lambda f: -(_lost(f) or 0.0))
     bars = [
-        sketch.Bar(f"{words(f.kind)}: {f.step or f.job or 'several'}", _lost(f) or 0.0, duration(_lost(f)), f.severity == "high")
+        sketch.Bar(
+            f"{f.step or f.job or 'several'}: {words(f.kind).removesuffix(' cost')}",
+            _lost(f) or 0.0,
+            duration(_lost(f)),
+            f.severity == "high",
+        )
         for f in costly
     ]
     if drawn := sketch.bars("Time lost by finding", bars):
@@ -172,10 +179,8 @@ def suggestions_page(suggestions: Sequence[Suggestion], unreadable: Sequence[str
     table = [
         {
             "suggestion": s.suggestion_id,
-            "change": "; ".join(change_lines(s.change)),
             "expected": effect_text(s),
             "how to apply": how_to_apply(s),
-            "evidence": evidence_line(s.evidence),
         }
         for s in suggestions[:MOST_ROWS]
     ]
@@ -202,10 +207,7 @@ def suggestions_page(suggestions: Sequence[Suggestion], unreadable: Sequence[str
         texts["in full, with evidence"] = "\n\n---\n\n".join(in_full(s) for s in suggestions[:MOST_ROWS])
     if unreadable:
         texts["versions that cannot be read"] = "\n".join(f"- {markdown(said)}" for said in unreadable)
-    columns = {
-        "expected": "Per run, with the interval that holds 90 of 100 cases.",
-        "evidence": "The whole of it is in the table suggestions.",
-    }
+    columns = {"expected": "Per run, with the interval that holds 90 of 100 cases."}
     figures = {"number": len(suggestions)} | ({"unreadable workflows": len(unreadable)} if unreadable else {})
     return Page(figures, texts, {"all suggestions": Table(table, columns)})
 
@@ -231,6 +233,23 @@ def _days(con: Connection, now: datetime) -> str:
 def _lost(found: Finding) -> float | None:
     lost = found.figures.get("lost_s")
     return float(lost) if isinstance(lost, int | float) else None
+
+
+def behind_link(table: Table) -> str:
+    """A table too wide for the page, as Markdown that Dagster shows when a link is clicked, with what its columns mean.
+
+    A table that stands on the page itself makes the column of all values as wide as its longest words want it; what does not fit on the
+    screen is cut, texts beside it too. So the tables of a page have few columns, and the whole stands here.
+    """
+    names = list(table.rows[0])
+    lines = [
+        names,
+        ["---" for _ in names],
+        *([markdown(str(row[name])) if row[name] is not None else "" for name in names] for row in table.rows),
+    ]
+    legend = [f"- **{name}**: {said}" for name, said in table.columns.items() if name in names]
+    text = "\n".join([*(f"| {' | '.join(line)} |" for line in lines), "", *legend])
+    return text.ljust(sketch.LONGEST + 1)  # a shorter one would be shown in place
 
 
 def whole(text: str) -> str:

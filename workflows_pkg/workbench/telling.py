@@ -139,8 +139,7 @@ def _tell_end(instance: dg.DagsterInstance, record: dg.RunRecord) -> bool:
         figures["inside_the_interval"] = expected.p05 <= took <= expected.p95
         if took > 0:
             figures["error_share"] = abs(expected.p50 - took) / took
-    shown = ("took_s", "expected_s", "error_share")
-    _say(instance, run, took_sentence(took, expected, outcome), {"said": "took", **figures}, shown)
+    _say(instance, run, took_sentence(took, expected, outcome), {"said": "took", **figures})
     return True
 
 
@@ -239,13 +238,10 @@ def _seen(job: JobForecast, entries: Iterable[dg.EventLogEntry], now: datetime) 
     ]
 
 
-def _say(
-    instance: dg.DagsterInstance, run: dg.DagsterRun, message: str, figures: Mapping[str, Any], shown: Iterable[str] = ()
-) -> None:
-    """One event with its figures; those `shown` stand in the page as rows of their own."""
+def _say(instance: dg.DagsterInstance, run: dg.DagsterRun, message: str, figures: Mapping[str, Any]) -> None:
+    """One event: a sentence for a person, and its figures by name for programs."""
     rounded = {name: float(f"{value:.6g}") if isinstance(value, float) else value for name, value in figures.items()}
-    metadata = {name: rounded[name] for name in shown if name in rounded}
-    instance.report_engine_event(message, run, EngineEventData({**metadata, SAID: dg.MetadataValue.json(rounded)}))
+    instance.report_engine_event(message, run, EngineEventData({SAID: dg.MetadataValue.json(rounded)}))
 
 
 def _reason(error: Exception) -> str:
