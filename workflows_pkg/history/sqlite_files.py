@@ -71,14 +71,15 @@ def read(path: str, query: Callable[[sqlite3.Connection], Result], *, untouched:
         try:
             with _connection(path, "mode=ro") as connection:
                 return query(connection)
-        except sqlite3.OperationalError:
+        except sqlite3.OperationalError as error:
             # in a folder that this user may only read, SQLite cannot make the index of the write-ahead log; and whoever died while
-            # writing without such a log left a journal, which only somebody who may write the file can play back
-            if not (os.path.exists(path) and (os.path.exists(f"{path}-wal") or _pending_journal(f"{path}-journal"))):
+            # writing without such a log left a journal, which only somebody who may write the file can play back; whoever lives holds it
+            left = _pending_journal(f"{path}-journal") and not _held(error)
+            if not (os.path.exists(path) and (os.path.exists(f"{path}-wal") or left)):
                 raise
             return _read_copy(path, query)
     except sqlite3.OperationalError as error:
-        if "locked" in str(error) or "busy" in str(error):
+        if _held(error):
             raise BusyError(f"{path} is held by another program: {error}.", fix="Wait and try again.") from error
         raise SetupError(
             f"{path} cannot be read: {bounded(error, 200)}.", fix="Check that it is the file that is meant, and may be read."
@@ -89,6 +90,10 @@ def read(path: str, query: Callable[[sqlite3.Connection], Result], *, untouched:
         ) from error
     except OSError as error:
         raise SetupError(f"{path} cannot be read: {error.strerror}.", fix="Check that this user may read it.") from error
+
+
+def _held(error: sqlite3.OperationalError) -> bool:
+    return "locked" in str(error) or "busy" in str(error)
 
 
 def at_rest(path: str) -> State:
