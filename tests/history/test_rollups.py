@@ -29,7 +29,8 @@ CLOSE = {"p05_s", "p50_s", "p95_s", "max_s"}
 
 def made_up(rng: random.Random, run_id: str) -> tuple[Run, list[StepAttempt]]:
     """A run that may be anything a run can be, and its attempts."""
-    created = BEGIN + timedelta(hours=rng.choice([0, 1, 2, 3, 30, 70, 200]), seconds=rng.random() * 3600)
+    own = random.Random(run_id)  # a run is asked for once: what comes of it later may change all but that instant, which files it
+    created = BEGIN + timedelta(hours=own.choice([0, 1, 2, 3, 30, 70, 200]), seconds=own.random() * 3600)
     workflow = rng.choice(["etl", "etl", "hourly", None])
     outcome = rng.choice(["success", "success", "failure", "canceled", None])
     trial = rng.choice([None, None, None, "t1"])
