@@ -69,6 +69,29 @@ def test_a_row_that_cannot_be_read_is_put_aside_once_with_the_reason(tmp_path, n
         assert reason in aside.reason
 
 
+def test_a_batch_of_nothing_but_a_broken_row_lands_nothing(tmp_path, new_log):
+    translate = "select source_id, run_id, event_id, event_hash, event::json ->> '$.kind' as kind, now() as \"at\" from raw"
+    with writer(tmp_path) as history:
+        assert land(history, new_log().say_text("{broken").batch(), translate, []) == LandResult(0, 1)
+
+
+@pytest.mark.parametrize("doubled", ["union all select * from made", "union all select * replace (null as kind) from made"])
+def test_a_row_that_the_translation_doubles_lands_once(tmp_path, new_log, translate, doubled):
+    log = new_log().say("run_started", 1).say("run_succeeded", 2)
+    with writer(tmp_path) as history:
+        assert land(history, log.batch(), f"with made as ({translate}) from made {doubled}", []) == LandResult(2, 0)
+
+
+def test_runs_that_had_no_events_before_are_given_whole(tmp_path, new_log, translate):
+    old, new = new_log("old").say("run_started", 1).say("run_succeeded", 2), new_log("new").say("run_started", 1)
+    with writer(tmp_path) as history:
+        land(history, old.batch(0, 1), translate, [])
+        landed = land(history, pa.concat_tables([old.batch(), new.batch()]), translate, [])
+        assert landed == LandResult(2, 0)
+        assert landed.whole_runs is not None
+        assert landed.whole_runs["run_id"].to_pylist() == ["new"]
+
+
 def test_a_row_lost_in_translation_is_put_aside(tmp_path, new_log, translate):
     log = new_log().say("run_started", 1).say("run_succeeded", 2)
     with writer(tmp_path) as history:

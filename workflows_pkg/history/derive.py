@@ -37,17 +37,23 @@ for how it is.
 
 DERIVED: tuple[type[Record], ...] = (Run, StepAttempt, Materialization, AssetCheck, Usage)
 
-_TEMPORARY = ("derived_facts", "derived_events", "derived_marks", "derived_usage", "derived_attempts")
+_TEMPORARY = ("derived_facts", "derived_seen", "derived_events", "derived_marks", "derived_usage", "derived_attempts")
 
 
 def derive(
-    writer: Writer, run_facts: pd.DataFrame | pa.Table, *, card: RateCard | None = None, causes: Mapping[str, str] | None = None
+    writer: Writer,
+    run_facts: pd.DataFrame | pa.Table,
+    *,
+    card: RateCard | None = None,
+    causes: Mapping[str, str] | None = None,
+    whole_runs: pa.Table | None = None,
 ) -> int:
     """Recomputes runs, step_attempts, materializations, checks and usage of the runs in `run_facts`; returns how many runs.
 
     `run_facts`: one row per run with `run_id`, `source_id`, `job_name`, `created_at` and any other of `FACT_COLUMNS`, and
     `status`; of a status only success, failure and canceled (in any case of letters) are understood, others mean that the
-    run is open. `causes`: failure cause by error class; a class it does not know is `unknown`.
+    run is open. `causes`: failure cause by error class; a class it does not know is `unknown`. `whole_runs`: all events there are
+    of the runs that occur in it (`LandResult.whole_runs`), so that they need not be looked for among all others.
     """
     con = writer.con
     known = pa.table(
@@ -60,7 +66,7 @@ def derive(
             first, last = _facts(con, run_facts)
             if first is None or last is None:
                 return 0
-            _events(writer, (first, last))
+            _events(writer, (first, last), whole_runs)
             for statement in (_MARKS, _USAGE, _ATTEMPTS):
                 con.execute(statement)
             with rollups_kept(con, writer.files, "select run_id from derived_facts", (first, last)):
@@ -76,6 +82,7 @@ def derive(
     finally:
         con.unregister("known_facts")
         con.unregister("known_causes")
+        con.unregister("whole_runs")
     return int(count)
 
 
@@ -100,17 +107,31 @@ def _facts(con: duckdb.DuckDBPyConnection, run_facts: pd.DataFrame | pa.Table) -
     return first, last
 
 
-def _events(writer: Writer, days: tuple[date, date]) -> None:
-    """Makes `derived_events`: all events of these runs, sealed ones too, numbered in the order of the source."""
-    rows = f"select {names(Event.model_fields)} from {LIVE}.{quoted(Event.table)}"
-    sealed = sealed_rows(writer.con, writer.files, Event, days=days)
+def _events(writer: Writer, days: tuple[date, date], whole_runs: pa.Table | None) -> None:
+    """Makes `derived_events`, the events of these runs that say something, sealed ones too, numbered in the order of the source; and
+    `derived_seen`, the runs that have events at all.
+    """
+    con = writer.con
+    columns = names(Event.model_fields)
+    live = f"select {columns} from {LIVE}.{quoted(Event.table)}"
+    sealed = sealed_rows(con, writer.files, Event, days=days)
     if sealed is not None:
-        rows += f" union all {sealed}"
-    writer.con.execute(
+        rows = f"{live} union all {sealed}"
+    elif whole_runs is not None:
+        con.register("whole_runs", whole_runs)
+        others = "select run_id from derived_facts except select run_id from whole_runs"
+        rows = f"select {columns} from whole_runs"
+        if first_row(con.execute(f"select count(*) from ({others})"))[0]:
+            rows += f" union all {live} where run_id in ({others})"
+    else:
+        rows = live
+    own = f"({rows}) e semi join derived_facts f on f.run_id = e.run_id and f.source_id = e.source_id"
+    con.execute(f"create or replace temp table derived_seen as select distinct run_id, true as has_events from {own}")
+    con.execute(
         f"""
         create or replace temp table derived_events as
-        select e.*, row_number() over (partition by e.run_id order by e.event_id, e."at", e.event_hash) as n
-        from ({rows}) e semi join derived_facts f on f.run_id = e.run_id and f.source_id = e.source_id
+        select *, row_number() over (partition by run_id order by event_id, "at", event_hash) as n
+        from {own} where kind <> 'other'
         """
     )
 
@@ -133,10 +154,9 @@ from derived_facts left join (
         min(n) filter (where kind = 'run_canceling') as canceling_n,
         arg_min(kind, n) filter (where {_TERMINAL}) as first_terminal,
         arg_min("at", n) filter (where {_TERMINAL}) as ended_at,
-        count(distinct kind) filter (where {_TERMINAL}) > 1 as contradicted,
-        true as has_events
+        count(distinct kind) filter (where {_TERMINAL}) > 1 as contradicted
     from derived_events group by run_id
-) using (run_id)
+) using (run_id) left join derived_seen using (run_id)
 """
 
 # `begun` numbers the attempt that a step event belongs to; `worker_starting` asks for a process for the attempt to come.

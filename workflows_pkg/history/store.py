@@ -119,13 +119,12 @@ class Writer:
                 )
                 if record_type is Event:
                     self.con.execute(f"delete from upserted u using {table} t where {same_key(record_type, 't', 'u')}")
-                    self.drop_sealed_events("upserted")
-                    self.con.execute(f"insert into {table} by name select * from upserted")
+                    select = self.unsealed("upserted") or "select * from upserted"
+                    (count,) = first_row(self.con.execute(f"insert into {table} by name {select}"))
                 else:
                     with self._rollups_of(record_type):
                         self.con.execute(f"delete from {table} t using upserted u where {same_key(record_type, 't', 'u')}")
-                        self.con.execute(f"insert into {table} by name select * from upserted")
-                (count,) = first_row(self.con.execute("select count(*) from upserted"))
+                        (count,) = first_row(self.con.execute(f"insert into {table} by name select * from upserted"))
                 self.con.execute("drop table upserted")
         finally:
             self.con.unregister(_INCOMING)
@@ -151,16 +150,16 @@ class Writer:
         with self.transaction():
             self.con.execute(f"delete from {LIVE}.{quoted(record_type.table)} where {where}", list(equal.values()))
 
-    def drop_sealed_events(self, candidates: str) -> None:
-        """Removes from the temporary table `candidates`, which has the columns of `events`, what is sealed already."""
+    def unsealed(self, candidates: str) -> str | None:
+        """A SELECT of those rows of the relation `candidates`, which has the columns of `events`, that are not sealed already; None
+        where none of them can be.
+        """
         first, last = first_row(self.con.execute(f'select min("at"), max("at") from {candidates}'))
-        if first is None or last is None:
-            return
         # The same event has the same instant, so only files around these instants can hold it.
-        sealed = sealed_rows(self.con, self.files, Event, instants=(first, last))
-        if sealed is not None:
-            same = same_key(Event, "h", "c")
-            self.con.execute(f"delete from {candidates} c where exists (select 1 from ({sealed}) h where {same})")
+        sealed = None if first is None else sealed_rows(self.con, self.files, Event, instants=(first, last))
+        if sealed is None:
+            return None
+        return f"select * from {candidates} c where not exists (select 1 from ({sealed}) h where {same_key(Event, 'h', 'c')})"
 
     def seal(self, before: date) -> int:
         """Moves finished days before `before` (UTC) into Parquet and returns the number of rows; readers see no difference."""

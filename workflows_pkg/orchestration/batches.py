@@ -22,9 +22,9 @@ from workflows_pkg.history.ingest import RAW_SCHEMA
 from workflows_pkg.history.records import Cursor, Quarantined
 from workflows_pkg.orchestration.facts import instant, run_facts
 from workflows_pkg.orchestration.positions import OVERLAP, Position, Reading
-from workflows_pkg.orchestration.sources.rows import RUNLESS, EventRow, Piece, RunRow, Wanted
+from workflows_pkg.orchestration.sources.rows import NO_ROWS, RUNLESS, Piece, Rows, RunRow, Wanted
 from workflows_pkg.orchestration.sources.source import Source
-from workflows_pkg.orchestration.translation import plain_json
+from workflows_pkg.orchestration.translation import plain_texts, texts_of
 
 GRACE = timedelta(seconds=60)
 """How long after its end a run may still write: its process says good-bye after the last event (dagster/_grpc/impl.py)."""
@@ -34,6 +34,9 @@ BATCH_ROWS, BATCH_BYTES, BATCH_RUNS = 100_000, 48 * 2**20, 5_000
 
 PIECE_ROWS, PIECE_BYTES = 5_000, 24 * 2**20
 """Most that is read of one log at once, so that a batch ends soon after it is full; one of the longest events comes on top."""
+
+PART_BYTES = 2**20
+"""Text that is held row by row before it is put into columns: small, so that the same memory is used again and again."""
 
 RUNS_ASKED = 400
 """Runs whose logs are asked for together."""
@@ -51,7 +54,7 @@ class _News:
     """Something new of one run's log. Without a cursor nothing changed; `done`: the log was read as far as it goes."""
 
     run_id: str
-    rows: Sequence[EventRow] = ()
+    rows: Rows = NO_ROWS
     cursor: Cursor | None = None
     unreadable: Quarantined | None = None
     done: bool = True
@@ -64,7 +67,7 @@ class Batch:
     `runs_read` counts the plan's runs that were read by then.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, source_id: str) -> None:
         self.cursors: dict[str, Cursor] = {}
         self.unreadable: list[Quarantined] = []
         self.log_lines = 0
@@ -72,25 +75,24 @@ class Batch:
         self.raw = RAW_SCHEMA.empty_table()
         self.facts: pa.Table | None = None
         self.structures: dict[str, bytes] = {}
-        self._columns: tuple[list[str], list[str], list[int], list[str], list[str]] = ([], [], [], [], [])
-        self._size = 0
+        self._source_id = source_id
+        self._parts: list[pa.RecordBatch] = []
+        self._taken: list[tuple[str, Rows]] = []
+        self._rows = self._size = self._taken_size = 0
 
     @property
     def full(self) -> bool:
-        return len(self._columns[0]) >= BATCH_ROWS or self._size >= BATCH_BYTES or len(self.cursors) >= BATCH_RUNS
+        return self._rows >= BATCH_ROWS or self._size >= BATCH_BYTES or len(self.cursors) >= BATCH_RUNS
 
-    def add(self, source_id: str, news: _News) -> None:
-        sources, runs, numbers, hashes, texts = self._columns
-        for row in news.rows:
-            if row.log:
-                self.log_lines += 1
-                continue
-            sources.append(source_id)
-            runs.append(news.run_id)
-            numbers.append(row.event_id)
-            hashes.append(row.digest)
-            texts.append(plain_json(row.text))
-            self._size += len(row.text)
+    def add(self, news: _News) -> None:
+        events = news.rows.events()
+        self.log_lines += len(news.rows) - len(events)
+        if events:
+            self._taken.append((news.run_id, events))
+            self._rows += len(events)
+            self._taken_size += sum(map(len, events.texts))
+            if self._taken_size >= PART_BYTES:
+                self._pack()
         if news.cursor is not None:
             self.cursors[news.run_id] = news.cursor
         if news.unreadable is not None:
@@ -98,15 +100,32 @@ class Batch:
 
     def closed(self, plan: Plan, runs_read: int) -> Batch:
         """With nothing to be added any more."""
-        columns = zip(self._columns, RAW_SCHEMA.types, strict=True)
-        self.raw = pa.table([pa.array(column, kind) for column, kind in columns], schema=RAW_SCHEMA)
-        self._columns = ([], [], [], [], [])
+        self._pack()
+        raw = pa.Table.from_batches(self._parts, schema=RAW_SCHEMA)
+        self.raw = raw.set_column(raw.column_names.index("event"), "event", plain_texts(raw["event"]))
+        self._parts = []
         self.facts = facts = run_facts(plan.source_id, plan.source.run_bodies(sorted(self.cursors)))
         seen = set(facts["job_snapshot_id"].drop_null().to_pylist()) - plan.structures_read
         self.structures = plan.source.job_snapshots(sorted(seen))
         plan.structures_read.update(seen)
         self.runs_read = runs_read
         return self
+
+    def _pack(self) -> None:
+        """Puts what was taken so far into columns outside of Python, so that its memory serves for what comes next."""
+        taken, self._taken = self._taken, []
+        runs = [run_id for run_id, rows in taken for _ in range(len(rows))]
+        columns = [
+            [self._source_id] * len(runs),
+            runs,
+            [number for _, rows in taken for number in rows.numbers],
+            [digest for _, rows in taken for digest in rows.digests],
+            texts_of([text for _, rows in taken for text in rows.texts]),
+        ]
+        arrays = [pa.array(column, kind) for column, kind in zip(columns, RAW_SCHEMA.types, strict=True)]
+        self._parts.append(pa.record_batch(arrays, schema=RAW_SCHEMA))
+        self._size += self._taken_size
+        self._taken_size = 0
 
 
 @dataclass(frozen=True)
@@ -221,17 +240,17 @@ class ReadAhead:
 
 def batches(plan: Plan, count: Callable[[int], None] | None = None) -> Iterator[Batch]:
     """The news of the plan's runs, each batch with the facts of its runs; `count` hears how many runs were read."""
-    batch = Batch()
+    batch = Batch(plan.source_id)
     done = 0
     for news in _news(plan):
         if news.cursor is not None:
-            batch.add(plan.source_id, news)
+            batch.add(news)
         done += news.done
         if count is not None:
             count(done)
         if batch.full:
             yield batch.closed(plan, done)
-            batch = Batch()
+            batch = Batch(plan.source_id)
     if batch.cursors:
         yield batch.closed(plan, done)
 
@@ -291,7 +310,7 @@ class _Log:
         cursor = self._plan.cursor(self._run.run_id, self.reading.position(updated=self._run.updated).text())
         return _News(self._run.run_id, rows, cursor, done=False)
 
-    def end(self, rows: Sequence[EventRow] = (), broken: str | None = None, unreadable: Quarantined | None = None) -> _News:
+    def end(self, rows: Rows = NO_ROWS, broken: str | None = None, unreadable: Quarantined | None = None) -> _News:
         """The last news of this log; without a cursor where nothing changed."""
         broken = broken if broken is not None else self._before.broken if self.skipped else ""
         position = self.reading.position(updated=self._run.updated, broken=broken)

@@ -160,7 +160,7 @@ def _land_batch(history: Writer, plan: Plan, batch: Batch) -> LandResult:
         landed = land(history, batch.raw, TRANSLATE_SQL, list(batch.cursors.values()))
         if batch.unreadable:
             history.upsert(Quarantined, batch.unreadable)
-        derive(history, batch.facts, causes=CAUSES)
+        derive(history, batch.facts, causes=CAUSES, whole_runs=landed.whole_runs)
         _land_structures(history, batch)
         if RUNLESS in batch.cursors:
             history.upsert(Materialization, history.con.execute(_FROM_OUTSIDE, [plan.source_id]).to_arrow_table())

@@ -15,11 +15,12 @@ SQLite has one writer at a time and gives out the next number under its lock: th
 from __future__ import annotations
 
 import json
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
 
-from workflows_pkg.orchestration.sources.rows import EventRow
+from workflows_pkg.orchestration.sources.rows import Rows
 
 OVERLAP = timedelta(seconds=120)
 """How far back what changes is looked at again: the row of a run carries the time of the event and is written later, and a
@@ -104,18 +105,16 @@ class Reading:
         """Number of the first event that is wanted."""
         return self._after + 1
 
-    def take(self, rows: Sequence[EventRow], *, last: bool) -> list[EventRow] | None:
+    def take(self, rows: Rows, *, last: bool) -> Rows | None:
         """The rows to land of those given, which come in the order of their numbers and begin at `start`.
 
         None: something changed among the rows read before, and the log is wanted again from `start`, which has moved.
         """
-        known = 0
-        for row in rows:
-            if row.event_id > self._known:
-                break
-            known += 1
-            self._anchored = self._anchored or (row.event_id, row.digest) == (self._before.event_id, self._before.digest)
-            self._add(row)
+        known = bisect_right(rows.numbers, self._known)
+        place = bisect_left(rows.numbers, self._before.event_id, hi=known)
+        if place < known and (rows.numbers[place], rows.digests[place]) == (self._before.event_id, self._before.digest):
+            self._anchored = True
+        self._add(rows.numbers[:known], rows.digests[:known])
         if known < len(rows) or last:
             if not self._anchored:
                 self._anew()
@@ -124,10 +123,11 @@ class Reading:
                 self._window_again()
                 return None
             self._expected = None
-        for row in rows[known:]:
-            self._add(row)
-            self._reached = (row.event_id, row.digest)
-        return list(rows[known:])
+        fresh = rows.part(known)
+        if fresh:
+            self._add(fresh.numbers, fresh.digests)
+            self._reached = (fresh.numbers[-1], fresh.digests[-1])
+        return fresh
 
     def position(self, *, updated: str, broken: str = "") -> Position:
         """Behind the rows taken so far."""
@@ -160,12 +160,14 @@ class Reading:
         self._after, self._known, self._reached, self._anchored, self._expected = after, known, reached, anchored, expected
         self._floor_sum = self._mark_sum = 0
 
-    def _add(self, row: EventRow) -> None:
-        if self._windowed:
-            number = int(row.digest, 16)
-            self._floor_sum = (self._floor_sum + number) % _SUMS
-            if self._window is not None and row.event_id > self._window.mark:
-                self._mark_sum = (self._mark_sum + number) % _SUMS
+    def _add(self, numbers: Sequence[int], digests: Sequence[str]) -> None:
+        if not self._windowed:
+            return
+        for number, digest in zip(numbers, digests, strict=True):
+            value = int(digest, 16)
+            self._floor_sum = (self._floor_sum + value) % _SUMS
+            if self._window is not None and number > self._window.mark:
+                self._mark_sum = (self._mark_sum + value) % _SUMS
 
     def _next_window(self, event_id: int) -> Window:
         window = self._window

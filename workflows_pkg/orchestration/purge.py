@@ -28,7 +28,7 @@ from workflows_pkg.history.records import Cursor
 from workflows_pkg.history.store import open_history, writer
 from workflows_pkg.orchestration.archiving import OldRuns, alone, old_runs, parts_of_runs
 from workflows_pkg.orchestration.sources import open_source
-from workflows_pkg.orchestration.sources.rows import event_row
+from workflows_pkg.orchestration.sources.rows import digest
 from workflows_pkg.orchestration.sources.stored import CHANGED_AT_ONCE, StoredLogs, open_stored
 
 GOES = frozenset(
@@ -183,7 +183,7 @@ class _Purge:
                 for row in rows:
                     run.digests[row.event_id] = row_digest(row)
                     if row.kind is not None:
-                        run.landed.append((row.event_id, event_row(row.event_id, row.event, log=False).digest))
+                        run.landed.append((row.event_id, digest(row.event)))
         return found
 
     def _not_landed(self, archived: Mapping[str, _Run]) -> list[str]:

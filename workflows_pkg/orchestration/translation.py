@@ -7,11 +7,14 @@ beside it are the tables it is made from. A row whose text it cannot read comes 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import pyarrow as pa
 
 from workflows_pkg import errors
 from workflows_pkg.errors import FailureCause, StepError
+from workflows_pkg.history.ingest import rows_with
 
 KINDS: Mapping[str, str] = {
     "PIPELINE_ENQUEUED": "run_queued",
@@ -131,15 +134,18 @@ _CAUSES_DEEP = 8
 _VALUES = ("value", "text", "data", "path", "url", "md_str")
 """Where Dagster's kinds of metadata keep their value; others (schemas of tables, lineage) are left out."""
 
-_DATA = "$.dagster_event.event_specific_data"
+_NO_JSON = ("NaN", "Infinity", "\\ud")
+"""What a text has in it where Python may have written what JSON does not know."""
+
+_DATA = "e.dagster_event.event_specific_data"
 
 _FIELDS: Mapping[str, str] = {
-    "type": "$.dagster_event.event_type_value",
-    "timestamp": "$.timestamp",
-    "job": "$.pipeline_name",
-    "step": "$.step_key",
-    "step_of_event": "$.dagster_event.step_key",
-    "pid": "$.dagster_event.pid",
+    "type": "e.dagster_event.event_type_value",
+    "timestamp": "e.timestamp",
+    "job": "e.pipeline_name",
+    "step": "e.step_key",
+    "step_of_event": "e.dagster_event.step_key",
+    "pid": "e.dagster_event.pid",
     "duration_ms": f"{_DATA}.duration_ms",
     "wait": f"{_DATA}.seconds_to_wait",
     "error": f"{_DATA}.error",
@@ -154,6 +160,22 @@ _FIELDS: Mapping[str, str] = {
     "entries": f"{_DATA}.metadata_entries",
     "failure_reason": f"{_DATA}.failure_reason.__enum__",
 }
+"""Name -> where the entry `e` has it."""
+
+_TREES = ("error", "asset", "materialized", "checked_asset", "entries")
+"""Fields that are looked into; the others are plain values."""
+
+
+def _shape() -> str:
+    """What of an entry is read, as DuckDB's from_json takes it: one pass over the text, where a path for each field would be many."""
+    root: dict[str, Any] = {}
+    for name, path in _FIELDS.items():
+        *above, last = path.split(".")[1:]
+        place = root
+        for part in above:
+            place = place.setdefault(part, {})
+        place[last] = "JSON" if name in _TREES else "VARCHAR"
+    return json.dumps(root)
 
 
 def _sql_text(value: str) -> str:
@@ -165,31 +187,30 @@ def _sql_map(pairs: Mapping[str, str]) -> str:
 
 
 def _metadata(entries: str) -> str:
-    """SQL for metadata by name as JSON, from the text of Dagster's list of entries; NULL where nothing is left."""
+    """SQL for metadata by name as JSON, from Dagster's list of entries; NULL where nothing is left."""
     value = "coalesce(" + ", ".join(f"json_extract(e, '$.entry_data.{name}')" for name in _VALUES) + ")"
     pair = f"struct_pack(k := json_extract_string(e, '$.label'), v := {value})"
     pairs = (
-        f"list_transform(json_extract(try_cast({entries} as json), '$[*]'), lambda e: {pair})"
+        f"list_transform(json_extract({entries}, '$[*]'), lambda e: {pair})"
         f".list_filter(lambda p: p.k is not null and p.v is not null and length(p.v::varchar) <= {VALUE_LIMIT})"
     )
     return f"try(to_json(map_from_entries({pairs})))"
 
 
 def _translate_sql() -> str:
-    paths = "[" + ", ".join(_sql_text(path) for path in _FIELDS.values()) + "]"
-    columns = ",\n    ".join(f"f[{number}] as {name}" for number, name in enumerate(_FIELDS, start=1))
+    columns = ",\n    ".join(f"{path} as {name}" for name, path in _FIELDS.items())
     chain = "[" + ", ".join(_sql_text("$" + ".cause" * depth) for depth in range(_CAUSES_DEEP)) + "]"
     own = "[" + ", ".join(_sql_text(kind.__name__) for kind in _OWN_ERRORS) + "]"
     return f"""
 with parsed as (
-  select source_id, run_id, event_id, event_hash, json_extract_string(try_cast(event as json), {paths}) as f from raw
+  select source_id, run_id, event_id, event_hash, try(from_json(event, {_sql_text(_shape())})) as e from raw
 ), named as (
   select source_id, run_id, event_id, event_hash,
     {columns}
   from parsed
 ), failures as (
   select *, case when error is not null then
-    list_filter(json_extract(try_cast(error as json), {chain}), lambda e: json_extract_string(e, '$.cls_name') is not null) end as chain
+    list_filter(json_extract(error, {chain}), lambda e: json_extract_string(e, '$.cls_name') is not null) end as chain
   from named
 ), causes as (
   select *,
@@ -200,7 +221,7 @@ with parsed as (
     json_extract_string(cause, '$.cls_name') as error_class,
     trim(json_extract_string(cause, '$.message'), e' \\n') as said,
     strpos(said, error_class || ': ') as named_at,
-    case when type = 'ENGINE_EVENT' and entries is not null and contains(entries, '"workflows/attempt"') then 'metered'
+    case when type = 'ENGINE_EVENT' and contains(entries::varchar, '"workflows/attempt"') then 'metered'
          when type is not null then coalesce(({_sql_map(KINDS)})[type], 'other') end as kind
   from causes
 ), translated as (
@@ -224,8 +245,8 @@ select source_id, run_id, event_id, event_hash, kind,
   error_class,
   nullif(left(case when named_at > 0 and not contains(left(said, named_at), ' ')
     then substr(said, named_at + length(error_class) + 2) else said end, {MESSAGE_LIMIT}), '') as error_message,
-  case when kind = 'materialized' then array_to_string(try_cast(try_cast(asset as json) as varchar[]), '/')
-       when kind = 'checked' then array_to_string(try_cast(try_cast(checked_asset as json) as varchar[]), '/') end as asset_key,
+  case when kind = 'materialized' then array_to_string(try_cast(asset as varchar[]), '/')
+       when kind = 'checked' then array_to_string(try_cast(checked_asset as varchar[]), '/') end as asset_key,
   case when kind = 'materialized' then partition when kind = 'checked' then checked_partition end as partition_key,
   nullif(data::varchar, '{{}}') as data
 from translated
@@ -234,6 +255,32 @@ from translated
 
 TRANSLATE_SQL = _translate_sql()
 """Reads the relation `raw` (source_id, run_id, event_id, event_hash, event) and gives the columns of `Event`, in their order."""
+
+
+def texts_of(stored: Sequence[bytes]) -> pa.Array:
+    """Stored events as texts; what is no UTF-8 becomes a sentence that says so, and ends in quarantine."""
+    try:
+        return pa.array(stored, pa.binary()).cast(pa.string())
+    except pa.ArrowInvalid:
+        return pa.array([_decoded(text) for text in stored], pa.string())
+
+
+def plain_texts(texts: pa.ChunkedArray) -> pa.ChunkedArray:
+    """`plain_json` of each text; those that need it are found in bulk, since to search each would take as long as to read it."""
+    odd = rows_with(texts, _NO_JSON)
+    if not odd:
+        return texts
+    mended = texts.to_pylist()
+    for place in odd:
+        mended[place] = plain_json(mended[place])
+    return pa.chunked_array([pa.array(mended, pa.string())])
+
+
+def _decoded(stored: bytes) -> str:
+    try:
+        return stored.decode()
+    except UnicodeDecodeError as error:
+        return f"not UTF-8: {error}"
 
 
 def plain_json(text: str) -> str:
@@ -246,7 +293,7 @@ def plain_json(text: str) -> str:
     >>> plain_json('{"rows": ')
     '{"rows": '
     """
-    if "NaN" not in text and "Infinity" not in text and "\\ud" not in text:
+    if not any(word in text for word in _NO_JSON):
         return text
     try:
         value: Any = json.loads(text, parse_constant=lambda name: None)

@@ -17,7 +17,7 @@ from workflows_pkg.history.store import open_history
 from workflows_pkg.orchestration import batches, positions
 from workflows_pkg.orchestration.events import sync_events
 from workflows_pkg.orchestration.positions import OVERLAP, Position, Reading
-from workflows_pkg.orchestration.sources.rows import EventRow, event_row
+from workflows_pkg.orchestration.sources.rows import Rows
 
 
 def numbers(history: Path, run_id: str) -> list[int]:
@@ -172,8 +172,9 @@ def _job() -> Any:
 # the rule itself, against every order of commits
 
 
-def rows_of(ids: list[int]) -> list[EventRow]:
-    return [event_row(number, f"event {number}".encode(), False) for number in sorted(ids)]
+def rows_of(ids: list[int]) -> Rows:
+    numbers = sorted(ids)
+    return Rows.of(numbers, [f"event {number}".encode() for number in numbers], [False] * len(numbers))
 
 
 def followed(delays: list[float], step_s: float, *, windowed: bool) -> tuple[set[int], set[int]]:
@@ -187,7 +188,7 @@ def followed(delays: list[float], step_s: float, *, windowed: bool) -> tuple[set
         reading = Reading(position, out_of_order=windowed, closing=False, begun=False, now=now)
         while (new := reading.take(rows_of([number for number in there if number >= reading.start]), last=True)) is None:
             pass
-        landed |= {row.event_id for row in new}
+        landed |= set(new.numbers)
         position = Position.of(reading.position(updated="").text())
         now += step_s
     return landed, set(visible_at)
@@ -211,8 +212,10 @@ def test_a_window_closes_and_then_nothing_is_read_again() -> None:
     position = Position()
     for now in (0, 130, 260, 390):
         reading = Reading(position, out_of_order=True, closing=False, begun=False, now=now)
-        rows = [row for row in rows_of([1, 2, 3]) if row.event_id >= reading.start]
-        assert reading.take(rows, last=True) == (rows if now == 0 else [])
+        rows = rows_of([number for number in (1, 2, 3) if number >= reading.start])
+        taken = reading.take(rows, last=True)
+        assert taken is not None
+        assert list(taken.numbers) == ([1, 2, 3] if now == 0 else [])
         position = reading.position(updated="")
     assert reading.start == 4
 

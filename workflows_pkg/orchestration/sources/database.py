@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 Result = TypeVar("Result")
 
 Select = Callable[[str, Sequence[Any]], Iterable[tuple[Any, ...]]]
-"""Runs one SELECT with its values and gives the rows; a text column named in a cast to bytes comes as bytes."""
+"""Runs one SELECT with its values and gives the rows; what `first_bytes` gives comes as bytes."""
 
 
 class Database(Protocol):
@@ -44,6 +44,10 @@ class Database(Protocol):
 
     def as_bytes(self, column: str) -> str:
         """SQL for a text column's stored bytes."""
+        ...
+
+    def first_bytes(self, column: str, most: int) -> str:
+        """SQL for a text column's stored bytes; of a longer one about the first `most`."""
         ...
 
     def cancel(self) -> None:

@@ -9,17 +9,18 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from itertools import groupby
+from itertools import pairwise
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from workflows_pkg.errors import BusyError, SetupError
+from workflows_pkg.history.sqlite_files import read
 from workflows_pkg.orchestration.sources.database import Database, Select, marks
 from workflows_pkg.orchestration.sources.notes import Notes
-from workflows_pkg.orchestration.sources.rows import LONGEST_EVENT, EventRow, Piece, Wanted, event_row
-from workflows_pkg.orchestration.sources.sqlite import read
+from workflows_pkg.orchestration.sources.rows import LONGEST_EVENT, NO_ROWS, Piece, Rows, Wanted
+from workflows_pkg.orchestration.sources.sqlite import first_bytes
 
 RUNS_AT_ONCE = 200
 """Runs of one question to a table of all events: some 10,000 events of ordinary runs, and parameters below SQLite's limit of 999."""
@@ -75,7 +76,7 @@ class ShardedLogs:
                 piece = self._piece(run_id, start, limit, limit_bytes)
                 yield piece
                 last = piece.last
-                start = piece.rows[-1].event_id + 1 if piece.rows else start
+                start = piece.rows.numbers[-1] + 1 if piece.rows else start
 
     def state(self, run_id: str) -> str:
         try:
@@ -97,42 +98,32 @@ class ShardedLogs:
         path = self._path(run_id)
         if not os.path.exists(path):
             self._notes.no_log(run_id)
-            return Piece(run_id, [], gone=True)
+            return Piece(run_id, gone=True)
         try:
             rows, last = read(path, partial(self._rows, run_id, start, limit, limit_bytes), untouched=self._untouched)
         except (SetupError, BusyError) as error:
             self._notes.unreadable(run_id)
-            return Piece(run_id, [], failed=error)
+            return Piece(run_id, failed=error)
         return Piece(run_id, rows, last)
 
-    def _rows(
-        self, run_id: str, start: int, limit: int, limit_bytes: int, connection: sqlite3.Connection
-    ) -> tuple[list[EventRow], bool]:
+    def _rows(self, run_id: str, start: int, limit: int, limit_bytes: int, connection: sqlite3.Connection) -> tuple[Rows, bool]:
         connection.text_factory = bytes  # one text may be no UTF-8, the others are
         values = (run_id, start, limit)
-        known = True
+        typed = True
         try:
             cursor = connection.execute(_one_run("dagster_event_type"), values)
         except sqlite3.OperationalError:
             columns = {row[0].decode() for row in connection.execute("select name from pragma_table_info(?)", (_TABLE,))}
             if not columns:
-                return [], True  # a log that is being made
+                return NO_ROWS, True  # a log that is being made
             _refuse_foreign(self._path(run_id), columns)
             if "dagster_event_type" in columns:
                 raise
             self._notes.without_column(_TABLE, "dagster_event_type")
             cursor = connection.execute(_one_run(_UNKNOWN), values)
-            known = False
-        found: list[EventRow] = []
-        size = 0
-        for event_id, stored, kind in cursor:
-            stored = bytes(stored or b"")[:LONGEST_EVENT]
-            log = self._notes.heard(kind) if known else _NO_EVENT in stored
-            found.append(event_row(event_id, stored, log))
-            size += len(stored)
-            if size > limit_bytes:
-                return found, False
-        return found, len(found) < limit
+            typed = False
+        found, cut_off = _by_run(cursor, limit, limit_bytes, self._notes if typed else None)
+        return found.get(run_id, NO_ROWS), cut_off is None
 
 
 class OneLog:
@@ -151,24 +142,22 @@ class OneLog:
             some = [waiting.popleft() for _ in range(min(RUNS_AT_ONCE, len(waiting)))]
             for group in ([run for run in some if run.start <= 1], [run for run in some if run.start > 1]):
                 while group:
-                    found, full = self._database.read(partial(self._rows, group, limit, limit_bytes))
-                    rows = {run_id: [row for _, row in pairs] for run_id, pairs in groupby(found, key=lambda pair: pair[0])}
-                    cut_off = found[-1][0] if full else None
+                    rows, cut_off = self._database.read(partial(self._rows, group, limit, limit_bytes))
                     yield from (Piece(run_id, some_rows) for run_id, some_rows in rows.items() if run_id != cut_off)
                     if cut_off is None:
-                        yield from (Piece(run.run_id, []) for run in group if run.run_id not in rows)
+                        yield from (Piece(run.run_id) for run in group if run.run_id not in rows)
                         break
                     yield from self._rest(cut_off, rows[cut_off], limit, limit_bytes)
                     group = [run for run in group if run.run_id not in rows]
 
-    def _rest(self, run_id: str, rows: list[EventRow], limit: int, limit_bytes: int) -> Iterator[Piece]:
+    def _rest(self, run_id: str, rows: Rows, limit: int, limit_bytes: int) -> Iterator[Piece]:
         """The pieces of a run whose log goes on behind `rows`."""
-        more = True
-        while more:
+        more: str | None = run_id
+        while more is not None:
             yield Piece(run_id, rows, last=False)
-            after = Wanted(run_id, rows[-1].event_id + 1)
+            after = Wanted(run_id, rows.numbers[-1] + 1)
             found, more = self._database.read(partial(self._rows, [after], limit, limit_bytes))
-            rows = [row for _, row in found]
+            rows = found.get(run_id, NO_ROWS)
         yield Piece(run_id, rows)
 
     def state(self, run_id: str) -> str:
@@ -181,27 +170,13 @@ class OneLog:
     def close(self) -> None:
         self._database.close()
 
-    def _rows(
-        self, wanted: Sequence[Wanted], limit: int, limit_bytes: int, select: Select
-    ) -> tuple[list[tuple[str, EventRow]], bool]:
-        """Events in the order of runs and numbers, and whether the limits cut them off."""
+    def _rows(self, wanted: Sequence[Wanted], limit: int, limit_bytes: int, select: Select) -> tuple[dict[str, Rows], str | None]:
+        """Events by run, in the order of runs and numbers, and the run at which the limits cut them off."""
         kind = self._kind
-        sql = (
-            f"select run_id, id, {self._database.as_bytes(f'substr(event, 1, {LONGEST_EVENT})')}, kind from ("
-            f"select e.run_id, e.id, e.event, {kind} as kind from {_where(wanted)} order by e.run_id, e.id limit ?"
-            ") found order by run_id, id"
-        )
+        text = self._database.first_bytes("e.event", LONGEST_EVENT)
+        sql = f"select e.run_id, e.id, {text}, {kind} from {_where(wanted)} order by e.run_id, e.id limit ?"
         values = [run.run_id for run in wanted] if _from_the_beginning(wanted) else [part for run in wanted for part in run]
-        found: list[tuple[str, EventRow]] = []
-        size = 0
-        for run_id, event_id, stored, kind_found in select(sql, (*values, limit)):
-            stored = bytes(stored or b"")
-            log = self._notes.heard(kind_found) if kind != _UNKNOWN else _NO_EVENT in stored
-            found.append((run_id, event_row(event_id, stored, log)))
-            size += len(stored)
-            if len(found) >= limit or size > limit_bytes:
-                return found, True
-        return found, False
+        return _by_run(select(sql, (*values, limit)), limit, limit_bytes, self._notes if kind != _UNKNOWN else None)
 
     def _probe(self) -> None:
         """Finds out once what a database older or newer than this Dagster has: the type of an event may be missing."""
@@ -211,6 +186,47 @@ class OneLog:
             self._kind = "e.dagster_event_type" if "dagster_event_type" in columns else _UNKNOWN
             if self._kind == _UNKNOWN:
                 self._notes.without_column(_TABLE, "dagster_event_type")
+
+
+def _by_run(
+    rows: Iterable[tuple[Any, ...]], limit: int, limit_bytes: int, notes: Notes | None
+) -> tuple[dict[str, Rows], str | None]:
+    """Rows of run id, number, text and type, which come ordered by run and number, as `Rows` by run; and the run in which there were
+    enough of them: `limit`, or more than `limit_bytes` of text.
+
+    notes: where types of event are noted; None where the database does not know them. An event without a type is a line logged by
+    user code.
+    """
+    numbers: list[int] = []
+    texts: list[bytes] = []
+    kinds: list[Any] = []
+    begins: list[tuple[Any, int]] = []
+    last: Any = None
+    full = False
+    for run_id, number, stored, kind in rows:
+        text = stored if type(stored) is bytes else bytes(stored or b"")  # psycopg2 gives a view, an empty column nothing
+        if run_id != last or not begins:
+            begins.append((run_id, len(numbers)))
+            last = run_id
+        numbers.append(number)
+        texts.append(text)
+        kinds.append(kind)
+        limit -= 1
+        limit_bytes -= len(text)
+        if limit <= 0 or limit_bytes < 0:
+            full = True
+            break
+    if notes is not None:
+        notes.heard(kinds)
+    logs = [_NO_EVENT in text for text in texts] if notes is None else [kind is None for kind in kinds]
+    found = Rows.of(numbers, texts, logs)
+    begins.append((None, len(numbers)))
+    by_run = {_text(run_id): found.part(begin, end) for (run_id, begin), (_, end) in pairwise(begins)}
+    return by_run, _text(last) if full else None
+
+
+def _text(run_id: Any) -> str:
+    return run_id.decode() if isinstance(run_id, bytes) else run_id
 
 
 def _from_the_beginning(wanted: Sequence[Wanted]) -> bool:
@@ -229,7 +245,9 @@ def _where(wanted: Sequence[Wanted]) -> str:
 
 
 def _one_run(kind: str) -> str:
-    return f"select id, event, {kind} from {_TABLE} where run_id = ? and id >= ? order by id limit ?"
+    """All rows of a file belong to one run, so they are read as they lie there: its index would be a way round."""
+    text = first_bytes("event", LONGEST_EVENT)
+    return f"select run_id, id, {text}, {kind} from {_TABLE} not indexed where run_id = ? and id >= ? order by id limit ?"
 
 
 def _refuse_foreign(place: str, columns: set[str]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from workflows_pkg.errors import bounded
 
 _KINDS = """
@@ -16,7 +18,7 @@ STEP_SUCCESS STEP_UP_FOR_RETRY STEP_WORKER_STARTED STEP_WORKER_STARTING
 """
 """Dagster's types of event (`DagsterEventType`), written down since importing them takes seconds; a test compares."""
 
-_KNOWN = frozenset(name for kind in _KINDS.split() for name in (kind, kind.encode()))
+_KNOWN: frozenset[str | bytes | None] = frozenset({None, *_KINDS.split(), *map(str.encode, _KINDS.split())})
 _LISTED = 5
 
 
@@ -46,13 +48,10 @@ class Notes:
         """The instance is older or newer than this Dagster, and what the column says is unknown."""
         self._columns.add(f"{table}.{column}")
 
-    def heard(self, kind: str | bytes | None) -> bool:
-        """Whether a stored event type is that of a line logged by user code, which is none; a type nobody knows is noted."""
-        if kind is None:
-            return True
-        if kind not in _KNOWN:
-            self._unknown.add(kind.decode("utf-8", "replace") if isinstance(kind, bytes) else kind)
-        return False
+    def heard(self, kinds: Iterable[str | bytes | None]) -> None:
+        """Stored types of event; one that nobody knows is noted. A line logged by user code has none."""
+        for kind in set(kinds) - _KNOWN:
+            self._unknown.add(kind.decode("utf-8", "replace") if isinstance(kind, bytes) else str(kind))
 
     @property
     def sentences(self) -> tuple[str, ...]:

@@ -176,6 +176,10 @@ class PostgresServer:
     def as_bytes(self, column: str) -> str:
         return f"{column}::bpchar"  # the same bytes, of a type that no column of Dagster has: see _connect
 
+    def first_bytes(self, column: str, most: int) -> str:
+        cut = f"case when octet_length({column}) > {most} then left({column}, {most}) else {column} end"
+        return f"({cut})::bpchar"  # the same bytes, of a type that no column of Dagster has: see _connect
+
     def close(self) -> None:
         with self._turn:
             for connection in (self._connection, self._changing):

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
+from itertools import compress
 from typing import NamedTuple
 
 from workflows_pkg.errors import BusyError, SetupError
@@ -26,13 +27,49 @@ class RunRow(NamedTuple):
     ended: float | None
 
 
-class EventRow(NamedTuple):
-    """One stored event. `text` is as stored; `digest` is blake2b of its bytes, 16 bytes in hex; `log`: a line logged by user code."""
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Stored events of one run in the order of their numbers, column by column: an object for each would cost more than reading it.
 
-    event_id: int
-    digest: str
-    text: str
-    log: bool
+    digests: blake2b of the stored bytes, 16 bytes in hex.
+    texts: the stored bytes, which need not be UTF-8.
+    logs: which of them are lines logged by user code.
+    """
+
+    numbers: Sequence[int] = ()
+    digests: Sequence[str] = ()
+    texts: Sequence[bytes] = ()
+    logs: Sequence[bool] = ()
+
+    @classmethod
+    def of(cls, numbers: Sequence[int], texts: Sequence[bytes], logs: Sequence[bool]) -> Rows:
+        """With the digests made."""
+        return cls(numbers, [digest(text) for text in texts], texts, logs)
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def events(self) -> Rows:
+        """Without the lines logged by user code."""
+        if True not in self.logs:
+            return self
+        kept = [not log for log in self.logs]
+        texts = list(compress(self.texts, kept))
+        return Rows(list(compress(self.numbers, kept)), list(compress(self.digests, kept)), texts, [False] * len(texts))
+
+    def part(self, begin: int, end: int | None = None) -> Rows:
+        """The rows from one place up to another."""
+        if begin == 0 and end in (None, len(self)):
+            return self
+        return Rows(self.numbers[begin:end], self.digests[begin:end], self.texts[begin:end], self.logs[begin:end])
+
+
+NO_ROWS = Rows()
+
+
+def digest(text: bytes) -> str:
+    """By which an event is known beside its number: blake2b of its stored bytes, 16 bytes in hex."""
+    return blake2b(text, digest_size=16).hexdigest()
 
 
 @dataclass(frozen=True)
@@ -76,17 +113,7 @@ class Piece:
     """
 
     run_id: str
-    rows: list[EventRow]
+    rows: Rows = NO_ROWS
     last: bool = True
     gone: bool = False
     failed: SetupError | BusyError | None = None
-
-
-def event_row(event_id: int, stored: bytes | None, log: bool) -> EventRow:
-    """The row of an event; text that is not UTF-8 becomes a sentence that is not JSON, so that the event goes to quarantine."""
-    stored = stored or b""
-    try:
-        text = stored.decode()
-    except UnicodeDecodeError as error:
-        text = f"not UTF-8: {error}"
-    return EventRow(event_id, blake2b(stored, digest_size=16).hexdigest(), text, log)

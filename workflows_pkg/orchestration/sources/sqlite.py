@@ -44,8 +44,16 @@ class SqliteFile:
     def as_bytes(self, column: str) -> str:
         return f"cast({column} as blob)"
 
+    def first_bytes(self, column: str, most: int) -> str:
+        return first_bytes(column, most)
+
     def cancel(self) -> None:
         pass  # a piece is read in less time than it takes to tell
 
     def close(self) -> None:
         pass
+
+
+def first_bytes(column: str, most: int) -> str:
+    """SQL for the first bytes of a text; of the text itself SQLite would count the characters."""
+    return f"substr(cast({column} as blob), 1, {most})"
