@@ -25,7 +25,10 @@ from workflows_pkg.orchestration.events import sync_events
 from workflows_pkg.orchestration.metering import CPU, DEDICATED, PEAK_MEMORY, PROCESS_ID
 from workflows_pkg.workbench.instrument import instrument
 
-pytestmark = pytest.mark.filterwarnings("ignore::dagster.BetaWarning")  # the foreign project uses what Dagster calls beta
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::dagster.BetaWarning"),  # the foreign project uses what Dagster calls beta
+    pytest.mark.long,  # 2026-11-25: one of these fails now and then, a different one each time; out of the quick tests until that is understood
+]
 
 
 def died(foreign: ModuleType, instance: dg.DagsterInstance, name: str, **start_method: Any) -> tuple[str, list[Any]]:
