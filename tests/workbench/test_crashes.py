@@ -27,7 +27,7 @@ from workflows_pkg.workbench.instrument import instrument
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::dagster.BetaWarning"),  # the foreign project uses what Dagster calls beta
-    pytest.mark.long,  # 2026-11-25: one of these fails now and then, a different one each time; out of the quick tests until that is understood
+    pytest.mark.long,  # 2026-11-25: a different one of these fails now and then; not understood yet
 ]
 
 
