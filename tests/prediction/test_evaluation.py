@@ -107,6 +107,22 @@ def test_a_further_attempt_is_known_as_one_once_the_first_has_failed(trace: Trac
     assert (again["failed"] == 0).all()
 
 
+def test_labelled_rows_are_learned_on_the_machine_at_hand_and_asked_about_every_machine(tmp_path: Path):
+    rows = pd.DataFrame(
+        {
+            "label": ["train-1", "train-1", "train-2", "test", "test"], "machine": ["local", "far", "local", "local", "far"],
+            "workflow": "w", "step": "s", "duration_s": [1.5, 2.5, 3.5, 4.5, 5.5],
+        }
+    )  # fmt: skip
+    rows.to_csv(tmp_path / "labelled.csv", index=False)
+    found = {one.name.rpartition("/")[2]: one for one in read_trace(tmp_path / "labelled.csv")}
+    assert {name: one.rows["value"].tolist() for name, one in found.items()} == {
+        "train-1": [1.5, 4.5, 5.5],
+        "train-2": [3.5, 4.5, 5.5],
+    }
+    assert history_counts(found["train-1"], np.ones(3, bool)).tolist() == [0, 1, 1]
+
+
 class Leaking:
     """The control: it knows every outcome from the start."""
 

@@ -135,9 +135,9 @@ class Effects:
         if twin == twin:
             x[10] = twin - median
         effects = [value if -_LARGEST <= value <= _LARGEST else math.copysign(_LARGEST, value) for value in x]
-        ordered = history.values.ordered
+        low, high = history.limits(facts.x, BEYOND)
         ridge = median + (step.ridge or self._all).at(effects)
-        ridge = min(max(ridge, ordered[0] - BEYOND), ordered[-1] + BEYOND)
+        ridge = min(max(ridge, low), high)
         return [tagged, twin, ridge], Seen(effects, median, ridge, others)
 
     def add(self, one: Submitted, log: float, facts: Facts, seen: Seen | None, history: StepHistory) -> None:

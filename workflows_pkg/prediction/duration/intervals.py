@@ -28,13 +28,13 @@ _USUAL = 0.3
 """Mean absolute log error assumed before any outcome: a third more or less."""
 _PACE_STEP, _PACE_ALL = 0.03, 0.02
 """How far one outcome moves the logarithm of the factor."""
-_REACH = 0.4
+REACH = 0.4
 """An end lies within a factor of one and a half of what the step has shown: a guess from other steps must not answer days for seconds."""
 _FACTOR = 0.35
 _EQUAL = 1e-9
 _SHARPNESS, _CAP = 6.0, 20.0
 """Softer and with larger losses than for the middle: what an interval costs is decided by rare misses."""
-_START = ((0.0, 0.0, 0.0, 0.0, 0.0), (0.0, 0.0, 0.0, 0.0, 0.0), (-0.2, 0.0, 0.0, 0.0, -0.1), (-0.6, -0.1, 0.0, 0.0, 0.0))
+_START = ((0.0, 0.0, 0.0, 0.0, 0.0), (0.0, 0.0, 0.0, 0.0, 0.0), (-0.2, 0.0, 0.0, 0.0, -0.1)) + ((-0.6, -0.1, 0.0, 0.0, 0.0),) * 2
 """Mean losses before anything is seen, by number of values known: the quantiles of a long history are hard to beat."""
 
 
@@ -101,8 +101,8 @@ class Intervals:
             end = (weights * np.where(np.isnan(said), 0.0, said)).sum(axis=1)
             stretch = np.array([self._stretch_of(key, int(count), side) for key, count in zip(keys, known, strict=True)])
             found.append(middle + (end - middle) * np.exp(stretch))
-        low = np.maximum(found[0], np.minimum(shown[:, 0], middle) - _REACH)
-        high = np.minimum(found[1], np.maximum(shown[:, 1], middle) + _REACH)
+        low = np.maximum(found[0], np.minimum(shown[:, 0], middle - REACH))
+        high = np.minimum(found[1], np.maximum(shown[:, 1], middle + REACH))
         return np.minimum(low, middle) - _EQUAL, np.maximum(high, middle) + _EQUAL
 
     def learn(

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-BINS = (2, 5, 20)
+BINS = (2, 5, 20, 60)
 """Numbers of values known from which the experience of all steps is kept apart: lines are poor guides at two points and good ones at
 twenty."""
 

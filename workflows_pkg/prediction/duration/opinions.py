@@ -17,8 +17,11 @@ from workflows_pkg.prediction.predictor import Submitted
 
 NAN = math.nan
 BEYOND = 0.7
-"""How far, in logarithms, a line may leave what the step has shown: a factor of two. An unguarded line can be off by any factor."""
+"""How far, in logarithms, an answer may leave what the step has shown: a factor of two, and where the size is beyond all seen, no more
+than in proportion besides. An unguarded line can be off by any factor."""
 _NEIGHBOURS = 5
+_NEAR = 0.4
+"""A size further from all seen, in logarithms a half more or a third less, has no neighbours."""
 _RECENT = 40
 """The second of this many from either side is their 5 % and 95 % quantile, but for a share of one."""
 _MOST_SIZES = 500
@@ -92,19 +95,17 @@ class StepHistory:
 
     def opinions(self, one: Submitted, facts: Facts) -> list[float]:
         """What the step's own experts say; NaN for those without a basis."""
-        values = self.values
         said = self.rules().copy()
         median = said[2]
-        low, high = values.ordered[0] - BEYOND, values.ordered[-1] + BEYOND
         x = facts.x
+        low, high = self.limits(x, BEYOND)
         if x == x and self.line.count >= 2:
-            within = min(max(x, self.x_low - 1.0), self.x_high + 1.0)
-            straight = math.log(max(self.line.at(math.expm1(within)), math.exp(low)))
+            straight = math.log(max(self.line.at(one.size), math.exp(low)))
             said += [
                 min(straight, high),
-                min(max(self.log_line.at(within), low), high),
-                min(max(self.log_line.at(within, 1.0), low), high),
-                self._nearest(x),
+                min(max(self.log_line.at(x), low), high),
+                min(max(self.log_line.at(x, 1.0), low), high),
+                self._nearest(x) if self.x_low - _NEAR <= x <= self.x_high + _NEAR else NAN,
                 min(max(self.ratios.quantile(0.5) + x, low), high),
             ]
         else:
@@ -136,6 +137,17 @@ class StepHistory:
                 self.smooth.mean,
             ]
         return self.said
+
+    def limits(self, x: float, beyond: float) -> tuple[float, float]:
+        """Between which logarithms an answer stays: `beyond` what was shown, and above as much further as a size is above those seen.
+
+        Not below: whatever the size, a step has to start.
+        """
+        ordered = self.values.ordered
+        low, high = ordered[0] - beyond, ordered[-1] + beyond
+        if x > self.x_high > -math.inf:
+            high += x - self.x_high
+        return low, high
 
     def ends(self) -> tuple[float, float, float, float]:
         """The 5 % quantile of all values and of the newest, and the 95 % quantiles; of the newest missing where they are all."""

@@ -61,6 +61,8 @@ _NUMBERED_NAMES = ("user", "group", "app", "queue")
 """Names written as numbers: their order says nothing."""
 _TARGETS = ("duration_s", "runtime", "gross_runtime")
 _PEAKS = ("peak_memory_bytes", "memory.max_usage_in_bytes")
+_AT_HAND = "local"
+"""The machine on which somebody learns what other machines will take."""
 _MOST_WORDS = 1000
 """Different words from which a column of text names rows rather than describes them."""
 _OUTCOME_AFTER_S = 3600.0
@@ -131,10 +133,12 @@ def read_trace(path: Path, size: str | None = None) -> Iterator[Trace]:
     apart = next((name for name in ("workflow", "project") if name in table and table[name].nunique() > 1), None)
     name = f"{path.parent.name}/{path.stem}"
     if apart is None:
-        yield _trace(name, table, path, size)
+        for label, rows in _by_label(table):
+            yield _trace(name + label, rows, path, size)
         return
     for value, part in table.groupby(apart, sort=True):
-        yield _trace(f"{path.parent.name}/{value}", part.reset_index(drop=True), path, size)
+        for label, rows in _by_label(part.reset_index(drop=True)):
+            yield _trace(f"{path.parent.name}/{value}{label}", rows, path, size)
 
 
 def of_history(con: Connection, name: str = "history") -> Trace:
@@ -222,6 +226,19 @@ def _trace(name: str, table: Frame, path: Path, size: str | None) -> Trace:
     rows["retry"] = _retries(rows, table.loc[order].reset_index(drop=True))
     whole = bool((took.dropna() % 1 == 0).mean() > 0.9) if took.notna().any() else True
     return Trace(name, rows, figures, words, clock, 1.0 if whole else 0.1, refused, chosen)
+
+
+def _by_label(table: Frame) -> Iterator[tuple[str, Frame]]:
+    """Where rows are labelled train-… and test: each train label with the test rows, learned on the machine at hand where one is."""
+    labels = table["label"].astype(str) if "label" in table else pd.Series("", index=table.index)
+    names = sorted(name for name in labels.unique() if name.startswith("train"))
+    if not names:
+        yield "", table
+    for name in names:
+        learned = labels == name
+        if "machine" in table and (table["machine"] == _AT_HAND).any():
+            learned &= table["machine"] == _AT_HAND
+        yield f"/{name}", table[learned | (labels == "test")].reset_index(drop=True)
 
 
 def _numbered(table: Frame) -> bool:
