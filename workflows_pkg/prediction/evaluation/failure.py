@@ -14,6 +14,7 @@ from workflows_pkg.prediction.baselines.failure import BASELINES, FailureBaselin
 from workflows_pkg.prediction.evaluation.measures import Measure, Question
 from workflows_pkg.prediction.evaluation.replay import history_counts
 from workflows_pkg.prediction.evaluation.traces import Trace
+from workflows_pkg.prediction.failing import FailurePredictor
 from workflows_pkg.prediction.rows import Frame
 
 NAME = "failure"
@@ -96,7 +97,7 @@ _FIGURES: tuple[tuple[str, str, Callable[[np.ndarray, np.ndarray], float]], ...]
 QUESTION = Question(
     NAME,
     asks=lambda trace: trace.rows["failed"].nunique() == 2,
-    ours=None,
+    ours=FailurePredictor,
     baselines=FailureBaselines,
     measures=measures,
     headline=("AUC", "Brier", "AUC, first attempts", "Brier, first attempts"),
