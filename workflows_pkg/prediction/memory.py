@@ -34,9 +34,9 @@ _BEYOND_MARGIN = 4
 """Place of the least margin, 1.08, for sizes above all seen: errors on sizes within tell little of those beyond."""
 _BEYOND = 1.05
 _RECENT, _NEIGHBOURS, _LINE_FROM, _MOST_ABOVE = 10, 5, 3, 2.0
-_REMEMBERED = 64
+_REMEMBERED = 256
 """Errors kept per step."""
-_HALF = 40.0
+_HALF = 100.0
 """Errors after which one counts half."""
 _SAME_SIZE = 0.7
 """Standard deviation, in logarithms of the size, within which errors at other sizes tell of this one."""
@@ -58,7 +58,7 @@ _SAME_SPREAD = 0.7
 _COUNTS = (1, 2, 3, 5, 9, 17, 33, 65)
 
 
-def _imagined(draws: int = 100, middle: float = 0.1, spread: float = 1.2) -> list[tuple[np.ndarray, np.ndarray]]:
+def _imagined(draws: int = 200, middle: float = 0.05, spread: float = 1.2) -> list[tuple[np.ndarray, np.ndarray]]:
     """What is believed before a step has errors of its own: for each of `_COUNTS` values seen of imagined steps, by how much the next
     lies above the largest, and how much those seen vary; both in logarithms, the second in logarithms of the standard deviation.
 
