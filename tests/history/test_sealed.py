@@ -67,6 +67,24 @@ def test_the_views_equal_the_unsealed_history(tmp_path, whole_run, put):
         assert contents(con) == before
 
 
+@pytest.mark.parametrize("together", [1, 60, 500_000], ids=["a day at a time", "some days", "all at once"])
+def test_a_month_long_over_becomes_one_file_for_its_runs_however_much_is_sealed_at_once(
+    tmp_path, whole_run, put, monkeypatch, together
+):
+    monkeypatch.setattr("workflows_pkg.history.sealed.SEALED_TOGETHER", together)
+    with writer(tmp_path) as history:
+        put(history, *[whole_run(f"r{day}", day=day) for day in (*range(1, 32, 5), 32, 35, 40)])
+        before = contents(history.con)
+        history.seal(date(2025, 2, 11))
+        assert contents(history.con) == before
+        assert [live(history.con, record_type.table) for record_type in SEALABLE] == [0] * len(SEALABLE)
+        files = "select day, last_day from store.sealed_files where table_name = ? order by all"
+        january, february = date(2025, 1, 1), [date(2025, 2, 1), date(2025, 2, 4), date(2025, 2, 9)]
+        assert history.con.execute(files, ["runs"]).fetchall() == [(january, date(2025, 1, 31)), *((day, day) for day in february)]
+        days = [*(date(2025, 1, day) for day in range(1, 32, 5)), *february]
+        assert history.con.execute(files, ["events"]).fetchall() == [(day, day) for day in days]
+
+
 def test_leaving_the_writer_seals_what_is_old_and_keeps_what_is_recent(tmp_path):
     now = datetime.now(UTC)
     old, recent = now - timedelta(days=30), now - timedelta(hours=1)

@@ -36,7 +36,7 @@ from workflows_pkg.history.sealed import (
     as_pattern,
     create_views,
     days_to_seal,
-    merge_month,
+    merge_months,
     months_to_merge,
     seal_days,
     sealed_rows,
@@ -163,18 +163,18 @@ class Writer:
 
     def seal(self, before: date) -> int:
         """Moves finished days before `before` (UTC) into Parquet and returns the number of rows; readers see no difference."""
-        days = days_to_seal(self.con, before)
-        if days:
+        groups = days_to_seal(self.con, before)
+        if groups:
             with self.transaction():
                 sweep(self.con, self.files)
         moved = 0
-        for first, last in days:
+        for days in groups:
             with self.transaction():
-                moved += seal_days(self.con, self.files, first, last, before)
-        for table, first, last in months_to_merge(self.con, before):
+                moved += seal_days(self.con, self.files, days, before)
+        months = months_to_merge(self.con, before)
+        if months:
             with self.transaction():
-                merge_month(self.con, self.files, table, first, last)
-                create_views(self.con, self.files)
+                merge_months(self.con, self.files, months)
         return moved
 
     def publish(self) -> bool:
