@@ -45,6 +45,21 @@ def test_runs_and_steps_are_forecast_near_the_truth(daily: Daily, holding: Calla
         assert (item.best_rule_error_share is None) == (item.quantity == "failure_share")
 
 
+def test_the_time_of_a_whole_run_is_learned_from_runs_launched_alike(daily: Daily, holding: Callable):
+    runs, attempts = daily(80)
+    in_process = runs["run_id"].isin(runs["run_id"].iloc[::2])  # half of them had neither queue nor processes of their own
+    mixed = runs.assign(
+        run_time_s=runs["run_time_s"].where(~in_process, 0.1), queue_time_s=runs["queue_time_s"].where(~in_process),
+        start_time_s=runs["start_time_s"].where(~in_process),
+    )  # fmt: skip
+    found = _by_name(train(holding(mixed, attempts), NOW))
+    assert found["", "run_time_s"].p50 == pytest.approx(7.2, rel=0.25)
+    assert (found["", "run_time_s"].sample_count, found["load", "run_time_s"].sample_count) == (40, 80)
+    assert (found["load", "time_left_s"].sample_count, found["", "failure_share"].sample_count) == (40, 80)
+    never = _by_name(train(holding(mixed.assign(queue_time_s=float("nan")), attempts), NOW))
+    assert never["", "run_time_s"].sample_count == 80, "control: without a queue all runs are alike"
+
+
 def test_the_partition_ahead_matters_where_it_is_told(daily: Daily, holding: Callable):
     con = holding(*daily(300))
     monday = _by_name(train(con, NOW, {"daily": "2025-06-02"}))["clean", "run_time_s"]

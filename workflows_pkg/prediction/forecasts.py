@@ -46,7 +46,8 @@ def train(con: Connection, now: datetime, partitions: Mapping[str, str] | None =
     `partitions` names, by job, the partition that run will have, where the caller knows it; the others are forecast
     without one. Runs and attempts of trials, and everything after `now`, are not looked at. Times rest on successful
     runs and attempts, queue and start times on every run that has them, the risk of failure on every run and step that
-    succeeded or failed; canceled ones say nothing of it. What has no history gets no forecast.
+    succeeded or failed; canceled ones say nothing of it. What has no history gets no forecast. The time of a whole run, and how it
+    proceeds, rest on runs that came through the queue where the job has any that succeeded.
     The same history and moment give the same forecasts.
     """
     return train_with_card(con, now, partitions)[0]
@@ -67,8 +68,10 @@ def train_with_card(
     ahead = dict(partitions or {})
     forecasts: list[Forecast] = []
     summary: dict[str, Any] = {}
+    alike = _launched_alike(known_runs)
     for quantity in RUN_QUANTITIES:
-        found = _forecast(run_observations(known_runs, quantity), quantity, moment, ahead)
+        rows = alike if quantity == "run_time_s" else known_runs
+        found = _forecast(run_observations(rows, quantity), quantity, moment, ahead)
         forecasts += found
         summary[f"run {quantity}"] = _summary(found)
     for quantity in STEP_QUANTITIES:
@@ -80,10 +83,21 @@ def train_with_card(
         found = risks(tried, moment)
         forecasts += found
         summary[f"{name} {FAILURE}"] = _summary(found)
-    found = courses(known_runs, known_attempts, moment)
+    found = courses(alike, known_attempts, moment)
     forecasts += found
     summary |= {f"step {quantity}": _summary([item for item in found if item.quantity == quantity]) for quantity in COURSE}
     return forecasts, _card(known_runs, known_attempts, moment, summary)
+
+
+def _launched_alike(known_runs: Frame) -> Frame:
+    """The runs whose time says how long the next one takes: of a job whose runs came through the queue, those that did.
+
+    One in the caller's own process (`dagster job execute`, a test) starts no process for itself and for its steps, which may be most of
+    the time of a run of short steps. What a step takes, what it costs and whether it fails is learned from both.
+    """
+    queued = known_runs["queue_time_s"].notna()
+    jobs = known_runs.loc[queued & (known_runs["outcome"] == "success"), "job_name"].unique()
+    return known_runs[queued | ~known_runs["job_name"].isin(jobs)]
 
 
 def _forecast(observations: Frame, quantity: str, moment: datetime, partitions: Mapping[str, str]) -> list[Forecast]:
