@@ -80,7 +80,10 @@ def test_a_month_long_over_becomes_one_file_for_its_runs_however_much_is_sealed_
         assert [live(history.con, record_type.table) for record_type in SEALABLE] == [0] * len(SEALABLE)
         files = "select day, last_day from store.sealed_files where table_name = ? order by all"
         january, february = date(2025, 1, 1), [date(2025, 2, 1), date(2025, 2, 4), date(2025, 2, 9)]
-        assert history.con.execute(files, ["runs"]).fetchall() == [(january, date(2025, 1, 31)), *((day, day) for day in february)]
+        assert history.con.execute(files, ["runs"]).fetchall() == [
+            (january, date(2025, 1, 31)),
+            *((day, day) for day in february),
+        ]
         days = [*(date(2025, 1, day) for day in range(1, 32, 5)), *february]
         assert history.con.execute(files, ["events"]).fetchall() == [(day, day) for day in days]
 
