@@ -28,6 +28,7 @@ from workflows_pkg.orchestration.services import Services
 ROOT = Path(__file__).parents[1]
 PICTURES = ROOT / "docs" / "images"
 WIDTH, HEIGHT = 1280, 800
+TALL = 1200
 PATIENCE_S = 240
 
 
@@ -112,12 +113,14 @@ def dagster_pages(services: Services, instance: dg.DagsterInstance, camera: Came
     url, place = services.url, "locations/assets.definitions"
     learning = start(services, instance, "workflows_learning")
     wait(lambda: ended(instance, learning), "the learning run")
-    camera.take("workflow", f"{url}/{place}/jobs/flights_daily", text("clean"))
+    camera.take("workflow", f"{url}/{place}/jobs/flights_daily", text("clean"), width=1800, height=900)
     camera.take("workflow-asset", f"{url}/assets/workflow/flights_daily", text("after departures"))
     camera.take("schedule", f"{url}/{place}/schedules/flights_daily__schedule", text("flights_daily"))
     for asset, words in (("forecasts", "flights_daily"), ("findings", "Most"), ("suggestions", "Step")):
         camera.take(asset, f"{url}/assets/workflows/{asset}", text(words), width=1500, height=1150)
-    camera.take("lineage", f"{url}/asset-groups", text("suggestions"))
+    camera.take("lineage", f"{url}/{place}/asset-groups/workflows/lineage", text("suggestions"))
+    if camera.wants("notebook"):
+        camera.take("notebook", f"{url}/assets/workflows/notebooks/history_tour", notebook_run_and_opened, height=TALL)
     if camera.wants("run"):
         run_pages(services, instance, camera)
 
@@ -125,11 +128,12 @@ def dagster_pages(services: Services, instance: dg.DagsterInstance, camera: Came
 def run_pages(services: Services, instance: dg.DagsterInstance, camera: Camera) -> None:
     """One run of a workflow: what its page said before it began, and how wrong that was."""
     run_id = start(services, instance, "flights_daily", "2013-03-05")
-    camera.take("run-before", f"{services.url}/runs/{run_id}", text("Expected"))
+    before = tag(instance, run_id, "workflows/expected")
+    camera.take("run-before", f"{services.url}/runs/{run_id}", told("Expected"), height=TALL)
     wait(lambda: ended(instance, run_id), "the run")
-    wait(lambda: tag(instance, run_id, "workflows/expected").startswith("took"), "what the run took to be told")
-    camera.take("run-after", f"{services.url}/runs/{run_id}", text("Took"))
-    camera.take("runs", f"{services.url}/runs", text("took"))
+    wait(lambda: tag(instance, run_id, "workflows/expected") != before, "what the run took to be told")
+    camera.take("run-after", f"{services.url}/runs/{run_id}", told("Took", last=True), height=TALL)
+    camera.take("runs", f"{services.url}/runs", text("expected"))
 
 
 def start(services: Services, instance: dg.DagsterInstance, job: str, partition: str | None = None) -> str:
@@ -156,6 +160,32 @@ def wait(is_so: Callable[[], bool], what: str) -> None:
 
 def text(words: str) -> Callable[[Page], object]:
     return lambda page: page.get_by_text(words).locator("visible=true").first.wait_for(timeout=60_000)
+
+
+def notebook_run_and_opened(page: Page) -> object:
+    """Materialises the notebook's asset as a person would, once, and opens what was executed."""
+    link = page.get_by_text("Open the notebook").locator("visible=true").first
+    text("Latest materialization")(page)
+    page.wait_for_timeout(3000)
+    if not link.is_visible():
+        page.get_by_role("button", name="Materialize").first.click()
+    link.click(timeout=PATIENCE_S * 1000)
+    plot = page.locator(".main-svg").first
+    plot.wait_for(timeout=60_000)
+    return plot.scroll_into_view_if_needed()
+
+
+def told(words: str, *, last: bool = False) -> Callable[[Page], object]:
+    """The log of a run, at its first lines or at its last."""
+
+    def found(page: Page) -> object:
+        text("ENGINE_EVENT")(page)
+        page.mouse.move(WIDTH * 0.6, TALL - 200)
+        page.wait_for_timeout(3000)  # the log follows its own end until it was moved
+        page.mouse.wheel(0, 100_000 if last else -100_000)
+        return text(words)(page)
+
+    return found
 
 
 def drawn(page: Page) -> object:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
+import time
+import urllib.request
 from pathlib import Path
 
 import dagster as dg
@@ -12,6 +15,9 @@ import pytest
 
 from workflows_pkg.errors import SetupError
 from workflows_pkg.orchestration.events import sync_events
+from workflows_pkg.orchestration.instance import create_instance, open_instance
+from workflows_pkg.orchestration.launch import submit
+from workflows_pkg.orchestration.services import Services
 from workflows_pkg.workbench.notebooks import notebook_assets
 
 pytestmark = [
@@ -107,3 +113,35 @@ def test_the_name_it_uses_of_dagstermill_is_there() -> None:
     from dagstermill.factory import execute_notebook
 
     assert callable(execute_notebook)
+
+
+@pytest.mark.timeout(300)
+def test_its_page_links_to_what_was_executed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Launched as the UI does, the link is followed as a browser does; below the code server's folder, where Dagster gives it out."""
+    written(tmp_path / "notebooks", "print(6 * 7)")
+    (tmp_path / "their_location.py").write_text(
+        "from pathlib import Path\n"
+        "import dagster as dg\n"
+        "from workflows_pkg.workbench.notebooks import notebook_assets\n"
+        "jobs = [dg.define_asset_job('all_notebooks', selection='*', executor_def=dg.in_process_executor)]\n"
+        "defs = dg.Definitions.merge(notebook_assets(Path(__file__).parent / 'notebooks'), dg.Definitions(jobs=jobs))\n"
+    )
+    home = tmp_path / "home"
+    create_instance(home)
+    monkeypatch.setenv("DAGSTER_HOME", str(home))
+    with Services(home, tmp_path, module="their_location", port=0) as services, open_instance(home) as instance:
+        run_id = submit(instance, services.workspace_file, "all_notebooks")
+        deadline = time.monotonic() + 200
+        while (run := instance.get_run_by_id(run_id)) is None or not run.is_finished:
+            assert time.monotonic() < deadline, "the run has not ended"
+            time.sleep(0.5)
+        event = instance.get_latest_materialization_event(dg.AssetKey(["workflows", "notebooks", "counts"]))
+        assert event is not None
+        assert event.asset_materialization is not None
+        link = event.asset_materialization.metadata["Opening it"]
+        address = re.fullmatch(r"\[Open the notebook\]\((/notebook\?.*)\)", str(link.value))
+        assert address is not None
+        with urllib.request.urlopen(f"{services.url}{address[1]}", timeout=60) as answer:
+            page = answer.read().decode()
+    assert "How many runs?" in page
+    assert "42" in page

@@ -3,7 +3,7 @@
     defs = dg.Definitions.merge(mine, workbench(), notebook_assets(Path("notebooks")))
 
 Materialising the asset runs the notebook with `WORKFLOWS_HOME` naming the instance; each run keeps its executed notebook, and
-the asset's page links to it ("View notebook"). dagstermill runs it, so a cell may use `context` as its documentation says; a
+the asset's page links to it. dagstermill runs it, so a cell may use `context` as its documentation says; a
 notebook that knows nothing of Dagster runs as it is. Three things differ from what dagstermill does by itself:
 
 - The kernel is the Python that runs the step, whatever `python3` means on the path or among the user's kernels.
@@ -30,6 +30,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from urllib.parse import urlencode
 
 import dagster as dg
 
@@ -119,7 +120,7 @@ def _executed(context: dg.AssetExecutionContext, name: str, path: Path, keep: Pa
         if written is not None:
             kept.parent.mkdir(parents=True, exist_ok=True)
             kept.write_text(json.dumps(_cleaned(_read(written), before), indent=1))
-    found = _metadata(kept) if kept.is_file() else {}
+    found = _metadata(kept, context.run) if kept.is_file() else {}
     if failure is not None:
         raise dg.Failure(f"The notebook {path.name} stopped: {bounded(_last_line(failure), 300)}", metadata=found)
     return dg.MaterializeResult(metadata=found)
@@ -205,9 +206,20 @@ def _opening(path: Path) -> str:
     return "\n\n".join(paragraphs[:2])
 
 
-def _metadata(kept: Path) -> dict[str, dg.MetadataValue]:
+def _metadata(kept: Path, run: dg.DagsterRun) -> dict[str, dg.MetadataValue]:
+    """Where the executed notebook is, and how to see it.
+
+    The UI has a button for a value of kind notebook, but shows it on no page that knows an asset (seen with 1.13.27): there the value
+    is a path to copy. So there is a link beside it, to the address that the button would ask. It misses where the webserver was started
+    with a path prefix, and there is none where nobody said which code location the run belongs to, as in `execute_in_process`.
+    """
     found: dict[str, dg.MetadataValue] = {"Executed notebook": dg.MetadataValue.notebook(str(kept))}
-    if not kept.is_relative_to(Path.cwd()):
+    origin = run.remote_job_origin
+    if kept.is_relative_to(Path.cwd()):
+        if origin is not None:
+            asked = urlencode({"path": kept, "repoLocName": origin.repository_origin.code_location_origin.location_name})
+            found["Opening it"] = dg.MetadataValue.md(f"[Open the notebook](/notebook?{asked})")
+    else:
         found["Opening it"] = dg.MetadataValue.text(
             f"Dagster shows a notebook only where it lies below the folder of the code server, {Path.cwd()}. "
             "Name one below it with notebook_assets(..., keep=...), or open the file in Jupyter."
