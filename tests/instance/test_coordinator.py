@@ -20,6 +20,7 @@ import yaml
 from workflows_pkg.instance.coordinator import ForecastingRunCoordinator
 from workflows_pkg.orchestration.run_tags import EXPECTED_TAG, SAID, STATE_TAG
 from workflows_pkg.prediction.lookup import FILE
+from workflows_pkg.prediction.picks import PER_STEP_TIME, pick_name
 
 HERE = Path(__file__).parent
 Submit = Callable[..., dg.DagsterRun]
@@ -52,12 +53,49 @@ def test_of_a_job_that_nothing_is_known_of_nothing_is_said(
     assert [event.event_type_value for event in beside.events(instance, run)] == ["PIPELINE_ENQUEUED"]
 
 
-def test_dagsters_own_job_of_picked_assets_is_not_forecast(
+def implicit(beside: ModuleType) -> dg.JobDefinition:
+    """The job of three steps under the name of Dagster's own, as a pick of its assets runs them."""
+    return dg.JobDefinition(graph_def=beside.nightly.graph, name="__ASSET_JOB")
+
+
+def implicit_forecasts(beside: ModuleType) -> list[Any]:
+    """What training publishes of it: no time of the whole, but how the steps' times added up compared with those of runs."""
+    kept = [each for each in beside.nightly_forecasts("__ASSET_JOB") if (each.step, each.quantity) != ("", "run_time_s")]
+    risks = [beside.forecast("__ASSET_JOB", step, "failure_share", 0.0, 0.1, 0.2) for step in ("extract", "clean", "score")]
+    costs = [beside.forecast("__ASSET_JOB", step, "cost_usd", 0.001, 0.001, 0.002) for step in ("extract", "clean", "score")]
+    return [*kept, *risks, *costs, beside.forecast("__ASSET_JOB", "", PER_STEP_TIME, 0.5, 0.8, 1.0)]
+
+
+def test_picked_assets_that_ran_together_are_expected_to_take_as_long_again(
     instance: dg.DagsterInstance, submit: Submit, home: Path, beside: ModuleType
 ) -> None:
-    beside.publish(home, beside.nightly_forecasts("__ASSET_JOB"))
-    picked = dg.JobDefinition(graph_def=beside.nightly.graph, name="__ASSET_JOB")
-    assert EXPECTED_TAG not in submit(picked).tags
+    together = pick_name("__ASSET_JOB", ["score", "clean", "extract"])
+    beside.publish(home, [*implicit_forecasts(beside), beside.forecast(together, "", "run_time_s", 20.0, 22.0, 28.0)])
+    run = submit(implicit(beside))
+    assert run.tags[EXPECTED_TAG] == "22 s (20–28 s)"
+    (said,) = beside.events(instance, run, "ENGINE_EVENT")
+    assert "after 3 s in the queue and 4 s to start" in said.message
+    assert "27 of 100 fail" in said.message, "1 - 0.9 x 0.9 x 0.9"
+    assert "$0.003 by the rate card" in said.message
+    assert "Only" not in said.message
+
+
+def test_picked_assets_that_never_ran_together_take_their_steps_added_up(
+    instance: dg.DagsterInstance, submit: Submit, home: Path, beside: ModuleType
+) -> None:
+    beside.publish(home, implicit_forecasts(beside))
+    run = submit(implicit(beside))
+    assert run.tags[EXPECTED_TAG] == "24 s (15–30 s)", "30 s of steps; earlier runs took 0.8 of theirs, between 0.5 and all of it"
+    (said,) = beside.events(instance, run, "ENGINE_EVENT")
+    assert "mostly by steps added up" in said.message
+    assert submit(implicit(beside), op_selection=["clean"]).tags[EXPECTED_TAG] == "12 s (7.5–15 s)"
+
+
+def test_a_pick_with_an_asset_that_never_ran_is_not_forecast(submit: Submit, home: Path, beside: ModuleType) -> None:
+    without = [each for each in implicit_forecasts(beside) if each.step != "score"]
+    beside.publish(home, without)
+    assert EXPECTED_TAG not in submit(implicit(beside)).tags
+    assert EXPECTED_TAG in submit(implicit(beside), op_selection=["extract", "clean"]).tags  # control
 
 
 def test_a_part_of_a_job_is_expected_to_take_its_share(instance: dg.DagsterInstance, submit: Submit, beside: ModuleType) -> None:
@@ -74,6 +112,10 @@ def test_a_copied_tag_of_the_repeated_run_is_not_taken_for_a_forecast(
     copied = {EXPECTED_TAG: "30 s, took 31 s +3 %", STATE_TAG: "told"}
     again = submit(tags=copied)
     assert (again.tags[EXPECTED_TAG], again.tags[STATE_TAG]) == ("30 s (24–42 s)", "open")
+    (home / FILE).unlink()
+    (home / FILE).write_text("{")
+    unreadable = submit(tags=copied)
+    assert (unreadable.tags[EXPECTED_TAG], unreadable.tags[STATE_TAG]) == ("unknown", "none")
     (home / FILE).unlink()
     unknown = submit(tags=copied)
     assert (unknown.tags[EXPECTED_TAG], unknown.tags[STATE_TAG]) == ("unknown", "none")

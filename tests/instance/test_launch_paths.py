@@ -24,9 +24,11 @@ from workflows_pkg.orchestration.instance import create_instance, open_instance
 from workflows_pkg.orchestration.launch import submit, wait_until_ended
 from workflows_pkg.orchestration.run_tags import EXPECTED_TAG, SAID
 from workflows_pkg.orchestration.services import Services
+from workflows_pkg.prediction.picks import pick_name
 
 PROJECT = Path(__file__).parent / "project"
 LOCATION = "launched_location"
+ASSETS, IMPLICIT = ("picked", "filled"), "__ASSET_JOB"
 JOBS = ("by_hand", "by_sensor", "by_schedule", "by_backfill")
 
 
@@ -78,7 +80,10 @@ def running(tmp_path_factory: pytest.TempPathFactory, beside: ModuleType) -> Ite
     before = os.environ.get("DAGSTER_HOME")
     home, flag = tmp_path_factory.mktemp("launched") / "home", tmp_path_factory.mktemp("flag") / "flag"
     create_instance(home)  # with the settings this project starts with
-    beside.publish(home, [beside.forecast(job, "", "run_time_s", 24.0, 30.0, 42.0) for job in JOBS])
+    picks = [pick_name(IMPLICIT, [asset]) for asset in ASSETS]
+    whole = [beside.forecast(job, "", "run_time_s", 24.0, 30.0, 42.0) for job in (*JOBS, *picks)]
+    steps = [beside.forecast(IMPLICIT, asset, "run_time_s", 20.0, 25.0, 30.0) for asset in ASSETS]
+    beside.publish(home, [*whole, *steps])
     with Services(home, PROJECT, module=LOCATION, port=0, env={"LAUNCH_FLAG": str(flag)}) as services:
         with open_instance(home) as instance:
             yield Running(services, instance, flag)
@@ -105,6 +110,27 @@ def test_from_the_ui_and_again_from_its_page(running: Running) -> None:
     again = running.ask(AGAIN, params={"parentRunId": run_id, "strategy": "ALL_STEPS"})
     assert again["__typename"] == "LaunchRunSuccess", again
     assert running.check(again["run"]["runId"]).parent_run_id == run_id
+
+
+def test_by_materializing_an_asset(running: Running) -> None:
+    selector = running.selector(IMPLICIT) | {"assetSelection": [{"path": ["picked"]}], "assetCheckSelection": []}
+    answer = running.ask(LAUNCH, params={"selector": selector, "runConfigData": {}, "mode": "default"})
+    assert answer["__typename"] == "LaunchRunSuccess", answer
+    running.check(answer["run"]["runId"])
+    both = selector | {"assetSelection": [{"path": [asset]} for asset in ("picked", "never_made")]}
+    unknown = running.ask(LAUNCH, params={"selector": both, "runConfigData": {}, "mode": "default"})
+    found = running.instance.get_run_by_id(unknown["run"]["runId"])
+    assert found is not None
+    assert EXPECTED_TAG not in found.tags, "control: an asset that nothing is known of"
+
+
+def test_by_a_backfill_of_an_asset(running: Running) -> None:
+    wanted = {"assetSelection": [{"path": ["filled"]}], "partitionNames": ["a", "b"], "fromFailure": False}
+    answer = running.ask(BACKFILL, params=wanted)
+    assert answer["__typename"] == "LaunchBackfillSuccess", answer
+    for partition in ("a", "b"):
+        found = running.first(IMPLICIT, lambda run, wanted=partition: run.tags.get("dagster/partition") == wanted, 90)
+        assert running.check(found.run_id).tags["dagster/backfill"] == answer["backfillId"]
 
 
 def test_by_a_sensor(running: Running) -> None:

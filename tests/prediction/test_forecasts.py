@@ -16,6 +16,7 @@ from workflows_pkg.errors import SetupError
 from workflows_pkg.history.records import Forecast
 from workflows_pkg.prediction.forecasts import publish_card, publish_table, train, train_with_card
 from workflows_pkg.prediction.lookup import FILE, expected, forecasts_of
+from workflows_pkg.prediction.picks import PER_STEP_TIME
 
 Daily = Callable[..., tuple[pd.DataFrame, pd.DataFrame]]
 NOW = datetime(2025, 6, 2, 12, tzinfo=UTC)
@@ -58,6 +59,24 @@ def test_the_time_of_a_whole_run_is_learned_from_runs_launched_alike(daily: Dail
     assert (found["load", "time_left_s"].sample_count, found["", "failure_share"].sample_count) == (40, 80)
     never = _by_name(train(holding(mixed.assign(queue_time_s=float("nan")), attempts), NOW))
     assert never["", "run_time_s"].sample_count == 80, "control: without a queue all runs are alike"
+
+
+def test_runs_of_picked_assets_are_forecast_by_what_was_picked(daily: Daily, holding: Callable):
+    runs, attempts = daily(80)
+    alone = set(runs["run_id"].iloc[::2])  # half of them picked one asset, and took a second
+    attempts = attempts[~attempts["run_id"].isin(alone) | (attempts["step"] == "load")].assign(job_name="__ASSET_JOB")
+    runs = runs.assign(job_name="__ASSET_JOB", run_time_s=runs["run_time_s"].where(~runs["run_id"].isin(alone), 2.5))
+    by_job: dict[str, dict[tuple[str, str], Forecast]] = {}
+    for each in train(holding(runs, attempts), NOW):
+        by_job.setdefault(each.job_name, {})[each.step, each.quantity] = each
+    assert set(by_job) == {"__ASSET_JOB", "__ASSET_JOB: load", "__ASSET_JOB: clean, load, score"}
+    assert by_job["__ASSET_JOB: load"]["", "run_time_s"].p50 == pytest.approx(2.5, rel=0.02)
+    assert by_job["__ASSET_JOB: clean, load, score"]["", "run_time_s"].p50 == pytest.approx(7.2, rel=0.25)
+    of_any = by_job["__ASSET_JOB"]
+    assert ("", "run_time_s") not in of_any, "a different job each time"
+    assert not any(quantity == "time_left_s" for _, quantity in of_any)
+    assert of_any["load", "run_time_s"].p50 == pytest.approx(2.0, rel=0.05)
+    assert 1.0 <= of_any["", PER_STEP_TIME].p50 <= 1.3
 
 
 def test_the_partition_ahead_matters_where_it_is_told(daily: Daily, holding: Callable):

@@ -14,7 +14,7 @@ It is imported by the webserver, the daemon and every process that submits runs,
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -27,9 +27,11 @@ from dagster._core.run_coordinator import SubmitRunContext
 
 from workflows_pkg.errors import bounded
 from workflows_pkg.orchestration.run_tags import EXPECTED_TAG, NONE, OPEN, SAID, STATE_TAG
-from workflows_pkg.prediction.lookup import FILE, JobForecast, Quantiles, job_forecast
+from workflows_pkg.prediction.lookup import FILE, JobForecast, Quantiles
+from workflows_pkg.prediction.picks import is_picked
 from workflows_pkg.report.expectation import expected_sentence, expected_tag, of_hundred, span
 from workflows_pkg.report.tables import duration
+from workflows_pkg.workbench.known import forecast_of_run, planned_step_keys
 
 _SLOWEST = 5
 """Steps in the event's table."""
@@ -48,6 +50,7 @@ class ForecastingRunCoordinator(dg.QueuedRunCoordinator):
             if context.dagster_run.status == dg.DagsterRunStatus.NOT_STARTED:
                 stamp(self._instance, context.dagster_run)
         except Exception as error:  # noqa: BLE001  a launch never depends on its forecast
+            forget(self._instance, context.dagster_run)
             level = logging.DEBUG if ForecastingRunCoordinator._warned else logging.WARNING
             ForecastingRunCoordinator._warned = True
             # only its first line: further ones quote statements and values
@@ -61,11 +64,10 @@ def stamp(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
 
     Raises SetupError where the published file cannot be read.
     """
-    found = job_forecast(Path(instance.root_directory) / FILE, run.job_name)
+    found = forecast_of_run(instance, Path(instance.root_directory) / FILE, run)
     chosen = None if found is None else _of_this_run(instance, found, run)
     if found is None or chosen is None:
-        if EXPECTED_TAG in run.tags:  # copied from the run that this one repeats
-            instance.add_run_tags(run.run_id, {EXPECTED_TAG: "unknown", STATE_TAG: NONE})
+        forget(instance, run)
         return
     run_time, part = chosen
     instance.add_run_tags(run.run_id, {EXPECTED_TAG: expected_tag(run_time), STATE_TAG: OPEN})
@@ -73,17 +75,24 @@ def stamp(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
     instance.report_engine_event(expected_sentence(found, run_time, part), run, EngineEventData(metadata))
 
 
+def forget(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
+    """Takes back what was copied from the run that this one repeats: of this one nothing is expected yet."""
+    if EXPECTED_TAG in run.tags:
+        with suppress(Exception):  # as it is called where things went wrong, and a launch never depends on it
+            instance.add_run_tags(run.run_id, {EXPECTED_TAG: "unknown", STATE_TAG: NONE})
+
+
 def _of_this_run(instance: dg.DagsterInstance, job: JobForecast, run: dg.DagsterRun) -> tuple[Quantiles, str] | None:
     """The run time of this run, and a sentence where it executes a part of the job; None: unknown."""
     run_time = job.run("run_time_s")
-    if run_time is None or run.job_name.startswith("__"):
-        return None  # Dagster's own job for whatever assets were picked is a different job each time
-    if not (
+    if run_time is None:
+        return None
+    if is_picked(run.job_name) or not (
         run.parent_run_id or run.op_selection or run.resolved_op_selection or run.asset_selection or run.asset_check_selection
     ):
         return run_time, ""
     takes = job.steps("run_time_s")
-    named = (job.step_of(key) for key in _step_keys(instance, run))
+    named = (job.step_of(key) for key in planned_step_keys(instance, run))
     chosen = {step for step in named if step in takes}
     if chosen == takes.keys():
         return run_time, ""
@@ -92,14 +101,6 @@ def _of_this_run(instance: dg.DagsterInstance, job: JobForecast, run: dg.Dagster
         return None
     scaled = replace(run_time, **{end: getattr(run_time, end) * picked / total for end in ("p05", "p50", "p95")})
     return scaled, f"Only {len(chosen)} of {len(takes)} steps run: the whole run's time, scaled to their share of step time. "
-
-
-def _step_keys(instance: dg.DagsterInstance, run: dg.DagsterRun) -> Sequence[str]:
-    """What the run executes; where a selection made another plan, it stands only there."""
-    if run.step_keys_to_execute is not None:
-        return run.step_keys_to_execute
-    plan = instance.get_execution_plan_snapshot(run.execution_plan_snapshot_id) if run.execution_plan_snapshot_id else None
-    return [] if plan is None else [step.key for step in plan.steps]
 
 
 def _metadata(job: JobForecast, run_time: Quantiles, *, partial: bool) -> dict[str, Any]:

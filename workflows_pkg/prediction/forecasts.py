@@ -21,6 +21,7 @@ from workflows_pkg.prediction.course import COURSE, courses
 from workflows_pkg.prediction.duration.predictor import FLOOR, DurationPredictor
 from workflows_pkg.prediction.failure import FAILURE, KEEP, risks
 from workflows_pkg.prediction.lookup import BLOCK, FORMAT, LONGEST_LINE
+from workflows_pkg.prediction.picks import PER_STEP_TIME, is_picked, pick_name
 from workflows_pkg.prediction.rows import (
     Column,
     Connection,
@@ -35,6 +36,8 @@ from workflows_pkg.prediction.serving import COST_FLOOR, predictions
 
 RUN_QUANTITIES = ("queue_time_s", "start_time_s", "run_time_s", "cost_usd")
 STEP_QUANTITIES = ("run_time_s", "cost_usd")
+MOST_PICKS = 500
+"""Sets of assets that ran together of which the time is forecast; the table is read at every launch, and stays small."""
 SCORED_FROM = 5
 """Outcomes with a forecast before them from which its error is told."""
 
@@ -69,8 +72,9 @@ def train_with_card(
     forecasts: list[Forecast] = []
     summary: dict[str, Any] = {}
     alike = _launched_alike(known_runs)
-    for quantity in RUN_QUANTITIES:
-        rows = alike if quantity == "run_time_s" else known_runs
+    picked = _picked(alike, known_attempts)
+    whole = pd.concat([alike[~alike["job_name"].map(is_picked).astype(bool)], _by_pick(picked)])
+    for quantity, rows in (*((name, whole if name == "run_time_s" else known_runs) for name in RUN_QUANTITIES), (PER_STEP_TIME, picked)):
         found = _forecast(run_observations(rows, quantity), quantity, moment, ahead)
         forecasts += found
         summary[f"run {quantity}"] = _summary(found)
@@ -83,7 +87,8 @@ def train_with_card(
         found = risks(tried, moment)
         forecasts += found
         summary[f"{name} {FAILURE}"] = _summary(found)
-    found = courses(alike, known_attempts, moment)
+    # what goes on after a step of a picked run depends on what else was picked
+    found = courses(alike[~alike["job_name"].map(is_picked).astype(bool)], known_attempts, moment)
     forecasts += found
     summary |= {f"step {quantity}": _summary([item for item in found if item.quantity == quantity]) for quantity in COURSE}
     return forecasts, _card(known_runs, known_attempts, moment, summary)
@@ -98,6 +103,23 @@ def _launched_alike(known_runs: Frame) -> Frame:
     queued = known_runs["queue_time_s"].notna()
     jobs = known_runs.loc[queued & (known_runs["outcome"] == "success"), "job_name"].unique()
     return known_runs[queued | ~known_runs["job_name"].isin(jobs)]
+
+
+def _picked(known_runs: Frame, known_attempts: Frame) -> Frame:
+    """The successful runs of picked assets, with `pick`, the name of what ran together, and `PER_STEP_TIME`."""
+    ours = known_runs[known_runs["job_name"].map(is_picked).astype(bool) & (known_runs["outcome"] == "success")]
+    steps = known_attempts[known_attempts["run_id"].isin(ours["run_id"]) & (known_attempts["outcome"] == "success")]
+    by_run = steps.groupby("run_id", as_index=False)
+    found = ours.merge(by_run.agg(steps=("step", lambda names: tuple(sorted(set(names)))), step_s=("run_time_s", "sum")), on="run_id")
+    per_step_time = found["run_time_s"] / found["step_s"].where(found["step_s"] > 0)
+    names = [pick_name(job, steps) for job, steps in zip(found["job_name"], found["steps"], strict=True)]
+    return found.assign(pick=names, **{PER_STEP_TIME: per_step_time})
+
+
+def _by_pick(picked: Frame) -> Frame:
+    """The runs under the names of their picks, of the `MOST_PICKS` that ran last."""
+    newest = picked.groupby("pick")["created_at"].max().nlargest(MOST_PICKS).index
+    return picked[picked["pick"].isin(newest)].assign(job_name=picked["pick"])
 
 
 def _forecast(observations: Frame, quantity: str, moment: datetime, partitions: Mapping[str, str]) -> list[Forecast]:

@@ -26,9 +26,10 @@ from dagster._core.events import EngineEventData
 
 from workflows_pkg.errors import bounded
 from workflows_pkg.orchestration.run_tags import EXPECTED_TAG, OPEN, SAID, STATE_TAG, TOLD, change_tags
-from workflows_pkg.prediction.lookup import FILE, JobForecast, Quantiles, job_forecast
+from workflows_pkg.prediction.lookup import FILE, JobForecast, Quantiles
 from workflows_pkg.prediction.remaining import Remaining, SeenStep, remaining
 from workflows_pkg.report.expectation import left_sentence, revised_tag, took_sentence, took_tag
+from workflows_pkg.workbench.known import forecast_of_run
 
 MOST_TELLINGS = 10
 """Times that one run is told what is left: a log stays readable."""
@@ -146,7 +147,7 @@ def _tell_end(instance: dg.DagsterInstance, record: dg.RunRecord) -> bool:
 def _tell_left(instance: dg.DagsterInstance, home: Path, record: dg.RunRecord, now: datetime) -> bool:
     run = record.dagster_run
     state = run.tags[STATE_TAG]
-    job = job_forecast(home / FILE, run.job_name)
+    job = forecast_of_run(instance, home / FILE, run)
     whole = None if job is None else job.run("run_time_s")
     if job is None or whole is None or record.start_time is None or _STATES.get(state, MOST_TELLINGS) >= MOST_TELLINGS:
         return False

@@ -37,6 +37,18 @@ def by_backfill() -> None:
     waits()
 
 
+@dg.asset
+def picked() -> None: ...
+
+
+@dg.asset
+def never_made() -> None: ...
+
+
+@dg.asset(partitions_def=dg.StaticPartitionsDefinition(["a", "b"]))
+def filled() -> None: ...
+
+
 @dg.sensor(job=by_sensor, minimum_interval_seconds=1, default_status=dg.DefaultSensorStatus.RUNNING)
 def asks_once(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipReason:
     return dg.RunRequest(run_key="once") if Path(os.environ["LAUNCH_FLAG"]).exists() else dg.SkipReason("not yet")
@@ -45,5 +57,8 @@ def asks_once(context: dg.SensorEvaluationContext) -> dg.RunRequest | dg.SkipRea
 every_minute = dg.ScheduleDefinition(job=by_schedule, cron_schedule="* * * * *", default_status=dg.DefaultScheduleStatus.RUNNING)
 
 defs = dg.Definitions(
-    jobs=[by_hand, by_sensor, by_schedule, by_backfill, never_run], sensors=[asks_once], schedules=[every_minute]
+    assets=[picked, never_made, filled],
+    jobs=[by_hand, by_sensor, by_schedule, by_backfill, never_run],
+    sensors=[asks_once], schedules=[every_minute],
+    executor=dg.in_process_executor,
 )
