@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import html
+import importlib
 import json
+import os
 import re
 import runpy
+import subprocess
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
+import dagster as dg
 import pytest
+import yaml
 
 from workflows_pkg.history.records import Quarantined, Run, StepAttempt
 from workflows_pkg.report.look import Told, look, look_value
@@ -183,9 +190,15 @@ def test_a_name_cannot_steer_the_terminal():
     assert "\x1b" not in render_look(seen_of(made.con()))
 
 
-def test_the_way_on_names_what_there_is(page):
-    for name in ("instrument", "workbench"):
-        module = re.search(rf"from ([\w.]+) import {name}\b", page)
-        assert module is not None
-        source = Path(module[1].replace(".", "/") + ".py")
-        assert f"def {name}(" in (HERE.parents[1] / source).read_text()
+def test_the_way_on_can_be_walked(page, tmp_path):
+    code, settings = (
+        html.unescape(block) for block in re.findall(r"<pre>(.*?)</pre>", page[page.index('id="next"') :], re.DOTALL)
+    )
+    location = tmp_path / "location.py"
+    location.write_text(code)
+    dagster = [sys.executable, "-m", "dagster", "definitions", "validate", "-f", str(location)]
+    environment = {**os.environ, "DAGSTER_HOME": str(tmp_path)}
+    said = subprocess.run(dagster, capture_output=True, text=True, check=False, env=environment, cwd=HERE.parents[1])
+    assert said.returncode == 0, said.stdout + said.stderr
+    named = yaml.safe_load(settings)["run_coordinator"]
+    assert issubclass(getattr(importlib.import_module(named["module"]), named["class"]), dg.QueuedRunCoordinator)

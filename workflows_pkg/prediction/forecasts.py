@@ -74,7 +74,10 @@ def train_with_card(
     alike = _launched_alike(known_runs)
     picked = _picked(alike, known_attempts)
     whole = pd.concat([alike[~alike["job_name"].map(is_picked).astype(bool)], _by_pick(picked)])
-    for quantity, rows in (*((name, whole if name == "run_time_s" else known_runs) for name in RUN_QUANTITIES), (PER_STEP_TIME, picked)):
+    for quantity, rows in (
+        *((name, whole if name == "run_time_s" else known_runs) for name in RUN_QUANTITIES),
+        (PER_STEP_TIME, picked),
+    ):
         found = _forecast(run_observations(rows, quantity), quantity, moment, ahead)
         forecasts += found
         summary[f"run {quantity}"] = _summary(found)
@@ -110,7 +113,9 @@ def _picked(known_runs: Frame, known_attempts: Frame) -> Frame:
     ours = known_runs[known_runs["job_name"].map(is_picked).astype(bool) & (known_runs["outcome"] == "success")]
     steps = known_attempts[known_attempts["run_id"].isin(ours["run_id"]) & (known_attempts["outcome"] == "success")]
     by_run = steps.groupby("run_id", as_index=False)
-    found = ours.merge(by_run.agg(steps=("step", lambda names: tuple(sorted(set(names)))), step_s=("run_time_s", "sum")), on="run_id")
+    found = ours.merge(
+        by_run.agg(steps=("step", lambda names: tuple(sorted(set(names)))), step_s=("run_time_s", "sum")), on="run_id"
+    )
     per_step_time = found["run_time_s"] / found["step_s"].where(found["step_s"] > 0)
     names = [pick_name(job, steps) for job, steps in zip(found["job_name"], found["steps"], strict=True)]
     return found.assign(pick=names, **{PER_STEP_TIME: per_step_time})

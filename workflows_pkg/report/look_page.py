@@ -45,11 +45,24 @@ def look_html(seen: Look) -> str:
 
 
 _GO_ON = """<div class="card"><p>Nothing was changed: no file of the instance, nothing in its databases. To have processor time, memory and
-costs measured, forecasts on every run, and these suggestions tried and judged, join in the code location:</p>
-<pre>from workflows_pkg.workbench.instrument import instrument
+costs measured, and history, forecasts, findings and suggestions as assets that make themselves again, join in the module that makes your
+definitions, where <code>mine</code> is what it makes today:</p>
+<pre>import dagster as dg
+
+from workflows_pkg.workbench.instrument import instrument
 from workflows_pkg.workbench.workbench import workbench
 
-defs = Definitions.merge(instrument(defs), workbench())</pre></div>"""
+
+@dg.definitions
+def defs():
+    mine = dg.Definitions()
+    return dg.Definitions.merge(instrument(mine), workbench())</pre>
+<p>With our run coordinator in the instance's <code>dagster.yaml</code> the page of every run says before it starts what to expect of it:</p>
+<pre>run_coordinator:
+  module: workflows_pkg.instance.coordinator
+  class: ForecastingRunCoordinator</pre>
+<p>Retries and timeouts that were suggested are laid over your jobs by a file, <code>instrument(mine, tuning="tuning.yaml")</code>, and taken
+back by removing the entry.</p></div>"""
 
 
 def _tiles(seen: Look) -> str:

@@ -59,6 +59,7 @@ every_minute = dg.ScheduleDefinition(job=by_schedule, cron_schedule="* * * * *",
 defs = dg.Definitions(
     assets=[picked, never_made, filled],
     jobs=[by_hand, by_sensor, by_schedule, by_backfill, never_run],
-    sensors=[asks_once], schedules=[every_minute],
+    sensors=[asks_once],
+    schedules=[every_minute],
     executor=dg.in_process_executor,
 )
