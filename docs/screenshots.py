@@ -18,7 +18,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import dagster as dg
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Locator, Page, sync_playwright
 
 from assets.neighbours.running import neighbours
 from workflows_pkg.orchestration.instance import open_instance
@@ -113,7 +113,7 @@ def dagster_pages(services: Services, instance: dg.DagsterInstance, camera: Came
     url, place = services.url, "locations/assets.definitions"
     learning = start(services, instance, "workflows_learning")
     wait(lambda: ended(instance, learning), "the learning run")
-    camera.take("workflow", f"{url}/{place}/jobs/flights_daily", text("clean"), width=1800, height=900)
+    camera.take("workflow", f"{url}/{place}/jobs/flights_daily", steps_shown, width=1500, height=900)
     camera.take("workflow-asset", f"{url}/assets/workflow/flights_daily", text("after departures"))
     camera.take("schedule", f"{url}/{place}/schedules/flights_daily__schedule", text("flights_daily"))
     for asset, words in (("forecasts", "flights_daily"), ("findings", "Most"), ("suggestions", "Step")):
@@ -162,6 +162,14 @@ def text(words: str) -> Callable[[Page], object]:
     return lambda page: page.get_by_text(words).locator("visible=true").first.wait_for(timeout=60_000)
 
 
+def steps_shown(page: Page) -> object:
+    """The job as its steps: Dagster begins with its assets."""
+    text("clean")(page)
+    page.get_by_text("View as Asset Graph").click()
+    page.get_by_text("Expand", exact=True).click()
+    return text("departures")(page)
+
+
 def notebook_run_and_opened(page: Page) -> object:
     """Materialises the notebook's asset as a person would, once, and opens what was executed."""
     link = page.get_by_text("Open the notebook").locator("visible=true").first
@@ -169,10 +177,21 @@ def notebook_run_and_opened(page: Page) -> object:
     page.wait_for_timeout(3000)
     if not link.is_visible():
         page.get_by_role("button", name="Materialize").first.click()
-    link.click(timeout=PATIENCE_S * 1000)
+        wait(lambda: shown_again(page, link), "the notebook to be executed")
+    link.click()
     plot = page.locator(".main-svg").first
     plot.wait_for(timeout=60_000)
     return plot.scroll_into_view_if_needed()
+
+
+def shown_again(page: Page, wanted: Locator) -> bool:
+    """Whether it is on the page, loaded anew: the page of an asset that was made for the first time stays as it was."""
+    page.wait_for_timeout(5000)
+    if not wanted.is_visible():
+        page.reload()
+        text("Latest materialization")(page)
+        page.wait_for_timeout(3000)
+    return wanted.is_visible()
 
 
 def told(words: str, *, last: bool = False) -> Callable[[Page], object]:

@@ -62,8 +62,7 @@ def picked_forecast(job: JobForecast, steps: Collection[str], together: JobForec
     run_time = None if together is None else together.run("run_time_s")
     if run_time is None and ratio is not None:
         whole = math.fsum(found.p50 for found in takes.values())
-        ends = (end * whole for end in (ratio.p05, ratio.p50, ratio.p95))
-        run_time = Quantiles(*ends, ratio.sample_count, "steps_added_up")
+        run_time = Quantiles(ratio.p05 * whole, ratio.p50 * whole, ratio.p95 * whole, ratio.sample_count, "steps_added_up")
     if run_time is None:
         return None
     by_key = {key: found for key, found in job.by_key.items() if key[0] in chosen and key[1] != "time_left_s"}

@@ -57,12 +57,12 @@ from workflows_pkg.workbench.workbench import workbench
 def defs():
     mine = dg.Definitions()
     return dg.Definitions.merge(instrument(mine), workbench())</pre>
-<p>With our run coordinator in the instance's <code>dagster.yaml</code> the page of every run says before it starts what to expect of it:</p>
+<p>With our run coordinator in the instance's <code>dagster.yaml</code>, the page of every run says before it starts what to expect:</p>
 <pre>run_coordinator:
   module: workflows_pkg.instance.coordinator
   class: ForecastingRunCoordinator</pre>
-<p>Retries and timeouts that were suggested are laid over your jobs by a file, <code>instrument(mine, tuning="tuning.yaml")</code>, and taken
-back by removing the entry.</p></div>"""
+<p>Suggested retries and timeouts are laid over your jobs by a file, <code>instrument(mine, tuning="tuning.yaml")</code>, and taken back
+by removing the entry.</p></div>"""
 
 
 def _tiles(seen: Look) -> str:
