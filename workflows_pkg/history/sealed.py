@@ -235,6 +235,36 @@ def remember_replaced(con: duckdb.DuckDBPyConnection, layout: Layout, run_ids_sq
     )
 
 
+def forget_runs(con: duckdb.DuckDBPyConnection, layout: Layout, run_ids_sql: str) -> None:
+    """Takes all rows of the runs that `run_ids_sql` selects out, sealed ones too, as if they had never been; inside a transaction,
+    whose caller keeps the rollups.
+
+    For runs that nothing will tell of again: those `remember_replaced` hides come back into their day when they are sealed.
+    """
+    con.execute(f"create or replace temp table runs_to_forget as {run_ids_sql}")
+    sealed = sealed_rows(con, layout, Run)
+    days = "select NULL::date as day where false"
+    if sealed is not None:
+        days = f"select distinct created_at::date as day from ({sealed}) semi join runs_to_forget using (run_id)"
+    con.execute(f"create or replace temp table days_to_forget as {days}")
+    con.execute(f"insert into {BOOKKEEPING}.replaced_runs select run_id from runs_to_forget")
+    for record_type in SEALABLE:
+        if _of_run(record_type) and record_type is not Event:
+            con.execute(f"delete from {LIVE}.{quoted(record_type.table)} where run_id in (select run_id from runs_to_forget)")
+            files = con.execute(
+                f"select distinct f.day, f.last_day from {BOOKKEEPING}.sealed_files f join days_to_forget d "
+                "on d.day between f.day and f.last_day where table_name = ? order by all",
+                [record_type.table],
+            ).fetchall()
+            for first, last in files:
+                _write(con, layout, record_type, first, last, "false")
+    con.execute(f"delete from {BOOKKEEPING}.replaced_runs where run_id in (select run_id from runs_to_forget)")
+    if first_row(con.execute("select count(*) from days_to_forget"))[0]:
+        create_views(con, layout)
+    con.execute("drop table runs_to_forget")
+    con.execute("drop table days_to_forget")
+
+
 def sweep(con: duckdb.DuckDBPyConnection, layout: Layout, now: datetime | None = None) -> int:
     """Deletes files that nothing names any more, and those of a writer that died while sealing; returns their number."""
     now = now or datetime.now(UTC)
