@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from workflows_pkg.cli.archiving import archive, purge, restore
+from workflows_pkg.cli.importing import import_
 from workflows_pkg.cli.opening import open_shell, snapshot
 from workflows_pkg.cli.output import answer, frame_text, home_option, interactive, json_option, note, resolve_home
 from workflows_pkg.cli.questioning import ask
@@ -29,6 +30,7 @@ def history() -> None:
 
 
 history.add_command(ask)
+history.add_command(import_)
 
 
 @history.command()

@@ -64,8 +64,8 @@ class Run(Record):
     key: ClassVar[tuple[str, ...]] = ("run_id",)
     day: ClassVar[str | None] = "created_at"
 
-    run_id: str = Field(description="Dagster's run id.")
-    source_id: str = Field(description="Which instance it was read from.")
+    run_id: str = Field(description="Dagster's run id; one made from the file's own where it was imported.")
+    source_id: str = Field(description="Which instance it was read from; import: and a name where it was imported.")
     job_name: str = Field(description="The job.")
     workflow: str | None = Field(None, description="The workflow, where the job was compiled from one.")
     version: int | None = Field(None, description="Number of the workflow's version.")
@@ -78,7 +78,10 @@ class Run(Record):
         None, description="success, failure or canceled; unknown while it is open. The first terminal event decides."
     )
     outcome_conflict: bool = Field(False, description="Whether a later event, or the run's status, contradicts the outcome.")
-    trigger: str = Field("manual", description="What asked for it: schedule, sensor, backfill, retry, trial or manual.")
+    trigger: str = Field(
+        "manual",
+        description="What asked for it: schedule, sensor, backfill, retry, trial or manual; unknown where an import does not say.",
+    )
     trigger_name: str | None = Field(None, description="Name of the schedule, sensor or backfill.")
     launched_by: str | None = Field(None, description="The actor, where one is known.")
     owner: str | None = Field(None, description="Who answers for the workflow.")
