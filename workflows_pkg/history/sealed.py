@@ -248,6 +248,7 @@ def forget_runs(con: duckdb.DuckDBPyConnection, layout: Layout, run_ids_sql: str
         days = f"select distinct created_at::date as day from ({sealed}) semi join runs_to_forget using (run_id)"
     con.execute(f"create or replace temp table days_to_forget as {days}")
     con.execute(f"insert into {BOOKKEEPING}.replaced_runs select run_id from runs_to_forget")
+    written: list[_File] = []
     for record_type in SEALABLE:
         if _of_run(record_type) and record_type is not Event:
             con.execute(f"delete from {LIVE}.{quoted(record_type.table)} where run_id in (select run_id from runs_to_forget)")
@@ -256,8 +257,8 @@ def forget_runs(con: duckdb.DuckDBPyConnection, layout: Layout, run_ids_sql: str
                 "on d.day between f.day and f.last_day where table_name = ? order by all",
                 [record_type.table],
             ).fetchall()
-            for first, last in files:
-                _write(con, layout, record_type, first, last, "false")
+            written += [_write(con, layout, record_type, first, last) for first, last in files]
+    _put_in_place(con, layout, written)
     con.execute(f"delete from {BOOKKEEPING}.replaced_runs where run_id in (select run_id from runs_to_forget)")
     if first_row(con.execute("select count(*) from days_to_forget"))[0]:
         create_views(con, layout)

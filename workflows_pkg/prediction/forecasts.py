@@ -63,7 +63,8 @@ def train_with_card(
     moment = now.astimezone(UTC)
     known_runs = runs(con)
     known_runs = known_runs[known_runs["created_at"] < moment]
-    known_attempts = attempts(con)
+    timed = attempts(con)
+    known_attempts = _placed(timed, known_runs)
     known_attempts = known_attempts[known_attempts["started_at"] < moment]
     asked = known_attempts[["run_id", "started_at"]].merge(known_runs[["run_id", "created_at"]], on="run_id", how="left")
     asked = asked["created_at"].fillna(asked["started_at"]).set_axis(known_attempts.index)
@@ -91,7 +92,8 @@ def train_with_card(
         forecasts += found
         summary[f"{name} {FAILURE}"] = _summary(found)
     # what goes on after a step of a picked run depends on what else was picked
-    found = courses(alike[~alike["job_name"].map(is_picked).astype(bool)], known_attempts, moment)
+    whole_jobs = alike[~alike["job_name"].map(is_picked).astype(bool)]
+    found = courses(whole_jobs, known_attempts[known_attempts.index.isin(timed.index[timed["started_at"].notna()])], moment)
     forecasts += found
     summary |= {f"step {quantity}": _summary([item for item in found if item.quantity == quantity]) for quantity in COURSE}
     return forecasts, _card(known_runs, known_attempts, moment, summary)
@@ -125,6 +127,20 @@ def _by_pick(picked: Frame) -> Frame:
     """The runs under the names of their picks, of the `MOST_PICKS` that ran last."""
     newest = picked.groupby("pick")["created_at"].max().nlargest(MOST_PICKS).index
     return picked[picked["pick"].isin(newest)].assign(job_name=picked["pick"])
+
+
+def _placed(attempts: Frame, runs: Frame) -> Frame:
+    """`attempts`, those of imports that tell no instants of steps from the begin of their run to its end: what they took was
+    not known before the run was over.
+    """
+    of_run = (
+        runs.set_index("run_id")[["created_at", "started_at", "ended_at"]].reindex(attempts["run_id"]).set_axis(attempts.index)
+    )
+    without = attempts["started_at"].isna() & attempts["ended_at"].isna() & attempts["outcome"].isin(["success", "failure"])
+    return attempts.assign(
+        started_at=attempts["started_at"].mask(without, of_run["started_at"].fillna(of_run["created_at"])),
+        ended_at=attempts["ended_at"].mask(without, of_run["ended_at"]),
+    )
 
 
 def _forecast(observations: Frame, quantity: str, moment: datetime, partitions: Mapping[str, str]) -> list[Forecast]:

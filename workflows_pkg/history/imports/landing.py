@@ -25,7 +25,7 @@ from workflows_pkg.history import rollups
 from workflows_pkg.history.imports import airflow, nextflow, table, wfformat
 from workflows_pkg.history.imports.detecting import detected
 from workflows_pkg.history.imports.reading import Format, Reading, Source, reading_connection, unreadable
-from workflows_pkg.history.questions.reading import read
+from workflows_pkg.history.questions import read
 from workflows_pkg.history.records import Cursor, Run, StepAttempt
 from workflows_pkg.history.schema import literal, names
 from workflows_pkg.history.sealed import forget_runs
