@@ -112,13 +112,14 @@ _SUMS: dict[type[Rollup], str] = {
                 sum(sign) filter (not will_retry) as final,
                 max(struct_pack(t := ended_at, m := coalesce(error_message, ''))) filter (sign > 0 and ended_at is not null) as newest
             from changed_attempts where outcome = 'failure' group by all)""",
-    # an attempt whose end nobody wrote down runs as long as its run does
+    # An attempt whose end nobody wrote down runs as long as its run does. With this alternative in the condition of the join, it took
+    # two minutes for a million attempts.
     RunningMinute: f"""
         select minute, sum(runs) as runs, sum(runs_us) as runs_us, sum(attempts) as attempts, sum(attempts_us) as attempts_us from (
             {_minutes("changed_runs", "runs", f"(outcome is null or {_BEGAN_AND_ENDED})")}
             union all by name
-            ({_minutes("(from changed_attempts a semi join changed_runs r on r.run_id = a.run_id and r.sign = a.sign "
-                       "and (a.outcome is not null or r.outcome is null))",
+            ({_minutes("(from changed_attempts semi join changed_runs using (run_id, sign) where outcome is not null "
+                       "or (run_id, sign) in (select (run_id, sign) from changed_runs where outcome is null))",
                        "attempts", f"(outcome is null or outcome <> 'skipped' and {_BEGAN_AND_ENDED})")})
         ) group by all""",
 }  # fmt: skip
