@@ -13,7 +13,7 @@ from workflows_pkg.history.ingest import land
 from workflows_pkg.history.layout import layout
 from workflows_pkg.history.questions import read
 from workflows_pkg.history.records import RECORDS, Event, Run, StepAttempt, Tick
-from workflows_pkg.history.sealed import KEEP_SUPERSEDED, SEALABLE, sweep
+from workflows_pkg.history.sealed import KEEP_SUPERSEDED, SEALABLE, days_to_seal, sweep
 from workflows_pkg.history.store import open_history, writer
 
 LATER = date(2026, 1, 1)
@@ -216,3 +216,23 @@ def test_control_without_the_hiding_condition_a_row_shows_twice(tmp_path, whole_
         history.seal(LATER)
         history.upsert(Run, read(history.con, Run))
         assert len(read(history.con, Run)) == 2
+
+
+def test_a_month_long_past_is_sealed_at_once_where_it_has_no_events(tmp_path):
+    """An import may bring years: one file a month, and not one a day that becomes a month's afterwards."""
+    rows = [
+        Run(run_id=f"r{n}", source_id="import:x", job_name="etl", outcome="success", created_at=at, ended_at=at)
+        for n, at in enumerate(datetime(2025, 1, 1, tzinfo=UTC) + timedelta(days=day) for day in range(59))
+    ]
+    with writer(tmp_path) as history:
+        history.upsert(Run, rows)
+        (soon,), (later,) = (days_to_seal(history.con, before) for before in (date(2025, 3, 1), LATER))
+        assert len(soon) == 1 + 28, "of a month that is just over, late runs may come"
+        assert later == [(date(2025, 1, 1), date(2025, 1, 31)), (date(2025, 2, 1), date(2025, 2, 28))]
+        before = contents(history.con)
+        assert history.seal(LATER) == 59
+        assert contents(history.con) == before
+        assert [file.name for file in sorted(layout(tmp_path).sealed.glob("runs/*"))] == [
+            "2025-01-01-1.parquet",
+            "2025-02-01-1.parquet",
+        ]

@@ -12,9 +12,12 @@ from pathlib import Path
 import pytest
 
 from workflows_pkg.errors import BusyError, NotFound, WorkflowsError
+from workflows_pkg.history import rollups
 from workflows_pkg.history.imports import import_files, undo_import
 from workflows_pkg.history.layout import layout
 from workflows_pkg.history.records import Run, StepAttempt
+from workflows_pkg.history.rollup_records import ROLLUPS
+from workflows_pkg.history.schema import LIVE
 from workflows_pkg.history.store import writer
 
 RECENT = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
@@ -123,6 +126,24 @@ def test_a_dry_run_writes_nothing(home, everything, tmp_path) -> None:
 def test_it_takes_its_turn_as_the_writer(home, tmp_path) -> None:
     with writer(home), pytest.raises(BusyError):
         import_files(home, [table(tmp_path / "t.csv")], wait_s=0)
+
+
+def test_the_rollups_follow_imports_changes_and_undoing(home, tmp_path, theirs) -> None:
+    def kept_equal_a_rebuild() -> int:
+        with writer(home) as history, history.transaction():
+            rollups.tidy(history.con, loose_rows=0)
+            found = [history.con.execute(f"from {LIVE}.{one.table} order by all").fetchall() for one in ROLLUPS]
+            rollups.rebuild(history.con)
+            assert found == [history.con.execute(f"from {LIVE}.{one.table} order by all").fetchall() for one in ROLLUPS]
+        return sum(map(len, found))
+
+    alone = kept_equal_a_rebuild()
+    import_files(home, [table(tmp_path / "t.csv")], name="x")
+    assert kept_equal_a_rebuild() > alone
+    import_files(home, [table(tmp_path / "t.csv", seconds=90)], name="x")
+    kept_equal_a_rebuild()
+    undo_import(home, "x")
+    assert kept_equal_a_rebuild() == alone
 
 
 @pytest.mark.parametrize("point", ["before_commit", "after_commit"])
