@@ -86,12 +86,20 @@ def put_and_roll_back(history, run: tuple[Run, list[StepAttempt]]) -> None:
 
 def asked(rng: random.Random) -> list[tuple[str, dict]]:
     """Each question, narrowed somehow."""
-    narrow = [{}, {"workflow": "etl"}, {"since": date(2025, 1, 31), "until": "2025-02-02"}, {"exclude_trials": False}]
+    narrow = [
+        {}, {"workflow": "etl"}, {"exclude_trials": False}, {"since": date(2025, 1, 31), "until": "2025-02-02"},
+        {"since": "2025-01-31"}, {"until": date(2025, 2, 2)}, {"since": "2025-01-01", "until": "2025-02-05"},
+    ]  # fmt: skip
     return [
         *((name, rng.choice(narrow)) for name in FULL_SCANS if name not in ("concurrency", "duration_quantiles")),
         ("queue_time_by_hour", {"by": "hour"}),
         ("duration_quantiles", {"step": "score", "by": rng.choice(["day", "week", "month"])}),
-        ("concurrency", rng.choice([{"since": "2025-01-30", "until": "2025-02-02"}, {"by": "day", "since": "2025-01-31"}])),
+        (
+            "concurrency",
+            rng.choice(
+                [{"since": "2025-01-30", "until": "2025-02-02"}, {"by": "day", "since": "2025-01-31", "until": "2025-02-12"}]
+            ),
+        ),
     ]
 
 

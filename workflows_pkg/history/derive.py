@@ -7,8 +7,9 @@ Outcome: the first terminal event decides. Attempts: one begins with `step_start
 whose beginning was never written. An attempt without an end of its own is `canceled` in a canceled run and a `failure` by
 `infrastructure` in a failed one. A duration that would be below zero, since two clocks wrote its ends, is unknown.
 
-In `Event.data` these keys are read: `workflows/*` of metered events; `dagster/row_count` and `size_bytes` of materialized ones;
-`check_name`, `passed` and `severity` of checked ones.
+In `Event.data` these keys are read: `workflows/*` of metered events; `dagster/row_count`, `size_bytes`, `dagster/code_version` and
+`dagster/data_version` of materialized ones; the last of observed ones; `check_name`, `passed` and `severity` of checked ones; `log_key`,
+`step_keys`, `url`, `stdout_url` and `stderr_url` of logs_captured ones.
 """
 
 from __future__ import annotations
@@ -21,7 +22,17 @@ import pandas as pd
 import pyarrow as pa
 
 from workflows_pkg.history.cost import RateCard
-from workflows_pkg.history.records import AssetCheck, Event, Materialization, Record, Run, StepAttempt, Usage
+from workflows_pkg.history.records import (
+    AssetCheck,
+    Event,
+    Materialization,
+    Observation,
+    Record,
+    Run,
+    StepAttempt,
+    StepLog,
+    Usage,
+)
 from workflows_pkg.history.rollups import kept as rollups_kept
 from workflows_pkg.history.schema import LIVE, columns, first_row, names, quoted
 from workflows_pkg.history.sealed import remember_replaced, sealed_rows
@@ -35,7 +46,7 @@ FACT_COLUMNS = (
 for how it is.
 """
 
-DERIVED: tuple[type[Record], ...] = (Run, StepAttempt, Materialization, AssetCheck, Usage)
+DERIVED: tuple[type[Record], ...] = (Run, StepAttempt, Materialization, Observation, AssetCheck, StepLog, Usage)
 
 _TEMPORARY = ("derived_facts", "derived_seen", "derived_events", "derived_marks", "derived_usage", "derived_attempts")
 
@@ -268,8 +279,21 @@ def _selects(card: RateCard) -> dict[type[Record], str]:
         select run_id, asset_key, coalesce(partition_key, '') as partition_key, "at",
             arg_max(step_key, n) as step_key,
             arg_max(try_cast(json_extract_string(data, '$."dagster/row_count"') as bigint), n) as "rows",
-            arg_max(try_cast(json_extract_string(data, '$."size_bytes"') as bigint), n) as bytes
+            arg_max(try_cast(json_extract_string(data, '$."size_bytes"') as bigint), n) as bytes,
+            arg_max(json_extract_string(data, '$."dagster/code_version"'), n) as code_version,
+            arg_max(json_extract_string(data, '$."dagster/data_version"'), n) as data_version
         from derived_events where kind = 'materialized' and asset_key is not null group by all"""
+    observations = """
+        select run_id, asset_key, coalesce(partition_key, '') as partition_key, "at", arg_max(step_key, n) as step_key,
+            arg_max(json_extract_string(data, '$."dagster/data_version"'), n) as data_version, arg_max(data, n) as data
+        from derived_events where kind = 'observed' and asset_key is not null group by all"""
+    logs = """
+        select run_id, json_extract_string(data, '$.log_key') as log_key, arg_max("at", n) as "at",
+            arg_max(json_extract(data, '$.step_keys')::varchar, n) as step_keys,
+            arg_max(json_extract_string(data, '$.url'), n) as url,
+            arg_max(json_extract_string(data, '$.stdout_url'), n) as stdout_url,
+            arg_max(json_extract_string(data, '$.stderr_url'), n) as stderr_url
+        from derived_events where kind = 'logs_captured' and json_extract_string(data, '$.log_key') is not null group by all"""
     checks = """
         select run_id, asset_key, json_extract_string(data, '$.check_name') as check_name, "at", arg_max(partition_key, n) as partition_key,
             arg_max(json_extract_string(data, '$.passed') = 'true', n) as passed,
@@ -283,7 +307,9 @@ def _selects(card: RateCard) -> dict[type[Record], str]:
         Run: runs,
         StepAttempt: attempts,
         Materialization: materializations,
+        Observation: observations,
         AssetCheck: checks,
+        StepLog: logs,
         Usage: f"select {names(Usage.model_fields)} from derived_usage",
     }
 

@@ -14,7 +14,7 @@ from workflows_pkg.errors import SetupError
 from workflows_pkg.history.crash import crash_point
 from workflows_pkg.history.records import RECORDS, Record
 from workflows_pkg.history.rollup_records import TABLES
-from workflows_pkg.history.schema import BOOKKEEPING, LIVE, columns, create_table, first_row, quoted
+from workflows_pkg.history.schema import BOOKKEEPING, LIVE, columns, create_table, quoted
 
 Migration = Callable[[duckdb.DuckDBPyConnection], None]
 
@@ -35,7 +35,9 @@ def create_tables(con: duckdb.DuckDBPyConnection) -> None:
 
 
 def rollups(con: duckdb.DuckDBPyConnection) -> None:
-    """Deadlines, steps of jobs, the rollups with what the store must remember of them, and sealed files of more than one day."""
+    """Deadlines, versions of what was made, steps of jobs, observations, backfills, places of logs, the rollups with what the store must
+    remember of them, and sealed files of more than one day.
+    """
     for record_type in TABLES:
         con.execute(create_table(record_type))
         add_columns(con, record_type)
@@ -99,18 +101,12 @@ def migrate(
 
 def applied(con: duckdb.DuckDBPyConnection) -> tuple[str, ...]:
     """Names of the migrations that this history has had, in order; none for an empty database."""
-    (found,) = first_row(
-        con.execute(
-            "select count(*) from duckdb_tables() "
-            "where schema_name = ? and table_name = 'migrations' and database_name = current_database()",
-            [BOOKKEEPING],
-        )
-    )
-    if not found:
+    # Asking the catalogue first would take most of the time of opening a history.
+    try:
+        rows = con.execute(f"select name from {BOOKKEEPING}.migrations order by applied_at, rowid").fetchall()
+    except duckdb.CatalogException:
         return ()
-    return tuple(
-        name for (name,) in con.execute(f"select name from {BOOKKEEPING}.migrations order by applied_at, rowid").fetchall()
-    )
+    return tuple(name for (name,) in rows)
 
 
 def refuse_newer(already: Sequence[str], known: Sequence[str], place: str) -> None:

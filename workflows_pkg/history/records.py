@@ -43,7 +43,7 @@ class Event(Record):
     kind: str = Field(
         description="run_queued, run_dequeued, run_starting, run_started, run_succeeded, run_failed, run_canceling, "
         "run_canceled, worker_starting, worker_started, step_started, step_restarted, step_succeeded, step_failed, "
-        "step_retried, step_skipped, materialized, checked, metered, or other."
+        "step_retried, step_skipped, materialized, observed, checked, metered, logs_captured, or other."
     )
     at: datetime = Field(description="When it happened, by the source's clock.")
     job_name: str | None = Field(None, description="The job of the run.")
@@ -52,8 +52,8 @@ class Event(Record):
     seconds: float | None = Field(None, description="step_succeeded: run time; step_retried: wait before the next attempt.")
     error_class: str | None = Field(None, description="Innermost error class of a failure.")
     error_message: str | None = Field(None, description="Its message, cut to 2,000 characters.")
-    asset_key: str | None = Field(None, description="materialized, checked: the asset, parts joined by '/'.")
-    partition_key: str | None = Field(None, description="materialized, checked: the partition.")
+    asset_key: str | None = Field(None, description="materialized, observed, checked: the asset, parts joined by '/'.")
+    partition_key: str | None = Field(None, description="materialized, observed, checked: the partition.")
     data: JsonText | None = Field(None, description="What else the event carries: metadata by name as JSON.")
 
 
@@ -164,6 +164,45 @@ class Materialization(Record):
     at: datetime = Field(description="When.")
     rows: int | None = Field(None, description="Rows of the table, where the step said so (metadata dagster/row_count).")
     bytes: int | None = Field(None, description="Size as kept, where the step said so (metadata size_bytes).")
+    code_version: str | None = Field(
+        None,
+        description="Version that the code says it has, where its author gave one. `runs.job_snapshot_id` cannot be forgotten.",
+    )
+    data_version: str | None = Field(None, description="Version of what was made, as Dagster computed it or the step said.")
+
+
+class Observation(Record):
+    """The event that something was learnt about an asset without producing it."""
+
+    table: ClassVar[str] = "observations"
+    key: ClassVar[tuple[str, ...]] = ("run_id", "asset_key", "partition_key", "at")
+    day: ClassVar[str | None] = "at"
+
+    run_id: str = Field(description="The run; empty for one reported from outside.")
+    asset_key: str = Field(description="The asset, parts joined by '/'.")
+    partition_key: str = Field("", description="The partition; empty where there is none.")
+    step_key: str | None = Field(None, description="The step that observed it.")
+    at: datetime = Field(description="When.")
+    data_version: str | None = Field(None, description="Version of what was seen, where one was told.")
+    data: JsonText | None = Field(None, description="What was learnt: metadata by name as JSON.")
+
+
+class StepLog(Record):
+    """Where the text that steps printed is kept."""
+
+    table: ClassVar[str] = "step_logs"
+    key: ClassVar[tuple[str, ...]] = ("run_id", "log_key")
+    day: ClassVar[str | None] = "at"
+
+    run_id: str = Field(description="The run.")
+    log_key: str = Field(
+        description="Name of the log in the run: a local log is `storage/<run>/compute_logs/<log_key>.out` and `.err` in Dagster's folder."
+    )
+    at: datetime = Field(description="When it was begun.")
+    step_keys: JsonText | None = Field(None, description="Steps that write into it, as a JSON list; several share a process.")
+    url: str | None = Field(None, description="Page outside Dagster that shows it, where there is one.")
+    stdout_url: str | None = Field(None, description="The same of standard output alone.")
+    stderr_url: str | None = Field(None, description="The same of standard error alone.")
 
 
 class AssetCheck(Record):
@@ -180,6 +219,29 @@ class AssetCheck(Record):
     passed: bool = Field(description="Whether it held.")
     severity: str = Field(description="error or warn.")
     at: datetime = Field(description="When.")
+
+
+class Backfill(Record):
+    """One set of runs launched to fill chosen partitions."""
+
+    table: ClassVar[str] = "backfills"
+    key: ClassVar[tuple[str, ...]] = ("source_id", "backfill_id")
+
+    source_id: str = Field(description="Which instance it was read from.")
+    backfill_id: str = Field(description="Dagster's id; `runs.trigger_name` of its runs.")
+    status: str = Field(
+        description="Dagster's word in small letters: requested, completed_success, completed_failed, failed, canceled, ..."
+    )
+    title: str | None = Field(None, description="Title that was given.")
+    job_name: str | None = Field(None, description="The job, where one was filled.")
+    assets: JsonText | None = Field(None, description="Keys of the assets that were filled, parts joined by '/', as a JSON list.")
+    partition_count: int | None = Field(
+        None, description="Partitions asked for; unknown where Dagster does not list them by name."
+    )
+    launched_by: str | None = Field(None, description="The actor, where one is known.")
+    asked_at: datetime = Field(description="When it was asked for.")
+    ended_at: datetime | None = Field(None, description="When it was over.")
+    error: str | None = Field(None, description="Why it could not go on, cut.")
 
 
 class Tick(Record):
@@ -341,7 +403,10 @@ RECORDS: tuple[type[Record], ...] = (
     JobStep,
     StepAttempt,
     Materialization,
+    Observation,
     AssetCheck,
+    StepLog,
+    Backfill,
     Tick,
     Usage,
     Version,

@@ -95,6 +95,20 @@ class StepTimeBin(Rollup):
     attempts: int = Field(description="Attempts that were not skipped and whose run time is known.")
 
 
+class StepMonthBin(Rollup):
+    """Attempts of a step by how long they ran, by month: `step_time_bins` for long times; add rows up, a key may have several."""
+
+    table: ClassVar[str] = "step_month_bins"
+    key: ClassVar[tuple[str, ...]] = ("workflow", "step", "trial", "month", "bin")
+
+    workflow: str = Field(description=_WORKFLOW)
+    step: str = Field(description="The step.")
+    trial: bool = Field(description=_TRIAL)
+    month: date = Field(description=f"First day of the month. {_DAY_OF_ATTEMPT}")
+    bin: int = Field(description=_BIN)
+    attempts: int = Field(description="Attempts that were not skipped and whose run time is known.")
+
+
 class FailureDay(Rollup):
     """Failed attempts by day, step, cause and error class; add rows up, a key may have several."""
 
@@ -131,7 +145,15 @@ class RunningMinute(Rollup):
     attempts_us: int = Field(description="The same of attempts.")
 
 
-ROLLUPS: tuple[type[Rollup], ...] = (RunDay, QueueTimeBin, StepDay, StepTimeBin, FailureDay, RunningMinute)
+ROLLUPS: tuple[type[Rollup], ...] = (
+    RunDay,
+    QueueTimeBin,
+    StepDay,
+    StepTimeBin,
+    StepMonthBin,
+    FailureDay,
+    RunningMinute,
+)
 """Every rollup."""
 
 TABLES: tuple[type[Record], ...] = (*RECORDS, *ROLLUPS)

@@ -123,6 +123,22 @@ def sealed_rows(
     return " UNION ALL ".join(parts) or None
 
 
+def rows_of_day(con: duckdb.DuckDBPyConnection, record_type: type[Record], day: date) -> str:
+    """SQL: the rows of the runs that were asked for on `day`, as the view of the table has them, without opening the files of other days.
+
+    For readers too; a history of which nothing was published yet has no files.
+    """
+    table = quoted(record_type.table)
+    try:
+        ((folder,),) = con.execute(f"select folder from {BOOKKEEPING}.views").fetchall()
+    except duckdb.CatalogException:
+        return f"from main.{table}"
+    layout = Layout(Path(folder).parents[1])
+    live = f"select {names(_names(record_type))} from {LIVE}.{table}"
+    sealed = sealed_rows(con, layout, record_type, days=(day, day))
+    return live if sealed is None else f"{live} union all select * from ({sealed}) s{visible(record_type)}"
+
+
 def days_to_seal(con: duckdb.DuckDBPyConnection, before: date) -> list[list[Days]]:
     """The days, first and last of each file to write and oldest first, that end before `before` and have something to seal: ended runs, or
     rows without a run. In groups that are sealed together.

@@ -29,7 +29,7 @@ from workflows_pkg.history.crash import crash_point
 from workflows_pkg.history.derive import derive
 from workflows_pkg.history.ingest import LandResult, land
 from workflows_pkg.history.questions import read
-from workflows_pkg.history.records import Cursor, JobStep, Materialization, Quarantined, Tick
+from workflows_pkg.history.records import Cursor, JobStep, Materialization, Observation, Quarantined, Tick
 from workflows_pkg.history.store import Writer, open_history, writer
 from workflows_pkg.orchestration.batches import PATH, PIECE_ROWS, RUNS, TICKS, Batch, Plan, ReadAhead, earlier, plan
 from workflows_pkg.orchestration.facts import tick_record
@@ -48,6 +48,11 @@ select run_id, asset_key, coalesce(partition_key, '') as partition_key, "at",
   arg_max(try_cast(json_extract_string(data, '$."dagster/row_count"') as bigint), event_id) as "rows",
   arg_max(try_cast(json_extract_string(data, '$."size_bytes"') as bigint), event_id) as bytes
 from events where source_id = ? and run_id = '' and kind = 'materialized' and asset_key is not null group by all
+"""
+_SEEN_FROM_OUTSIDE = """
+select run_id, asset_key, coalesce(partition_key, '') as partition_key, "at",
+  arg_max(json_extract_string(data, '$."dagster/data_version"'), event_id) as data_version, arg_max(data, event_id) as data
+from events where source_id = ? and run_id = '' and kind = 'observed' and asset_key is not null group by all
 """
 
 
@@ -163,7 +168,8 @@ def _land_batch(history: Writer, plan: Plan, batch: Batch) -> LandResult:
         derive(history, batch.facts, causes=CAUSES, whole_runs=landed.whole_runs)
         _land_structures(history, batch)
         if RUNLESS in batch.cursors:
-            history.upsert(Materialization, history.con.execute(_FROM_OUTSIDE, [plan.source_id]).to_arrow_table())
+            for record_type, select in ((Materialization, _FROM_OUTSIDE), (Observation, _SEEN_FROM_OUTSIDE)):
+                history.upsert(record_type, history.con.execute(select, [plan.source_id]).to_arrow_table())
     return landed
 
 

@@ -34,7 +34,9 @@ KINDS: Mapping[str, str] = {
     "STEP_UP_FOR_RETRY": "step_retried",
     "STEP_SKIPPED": "step_skipped",
     "ASSET_MATERIALIZATION": "materialized",
+    "ASSET_OBSERVATION": "observed",
     "ASSET_CHECK_EVALUATION": "checked",
+    "LOGS_CAPTURED": "logs_captured",
 }
 """Dagster's event type -> kind. An engine event with the key `workflows/attempt` is `metered`, everything else `other`."""
 
@@ -152,6 +154,17 @@ _FIELDS: Mapping[str, str] = {
     "asset": f"{_DATA}.materialization.asset_key.path",
     "partition": f"{_DATA}.materialization.partition",
     "materialized": f"{_DATA}.materialization.metadata_entries",
+    "made_tags": f"{_DATA}.materialization.tags",
+    "observed_asset": f"{_DATA}.asset_observation.asset_key.path",
+    "observed_partition": f"{_DATA}.asset_observation.partition",
+    "observed": f"{_DATA}.asset_observation.metadata_entries",
+    "observed_tags": f"{_DATA}.asset_observation.tags",
+    "log_key": f"{_DATA}.log_key",
+    "file_key": f"{_DATA}.file_key",
+    "log_steps": f"{_DATA}.step_keys",
+    "log_url": f"{_DATA}.external_url",
+    "stdout_url": f"{_DATA}.external_stdout_url",
+    "stderr_url": f"{_DATA}.external_stderr_url",
     "checked_asset": f"{_DATA}.asset_key.path",
     "checked_partition": f"{_DATA}.partition",
     "check_name": f"{_DATA}.check_name",
@@ -162,7 +175,10 @@ _FIELDS: Mapping[str, str] = {
 }
 """Name -> where the entry `e` has it."""
 
-_TREES = ("error", "asset", "materialized", "checked_asset", "entries")
+_TREES = (
+    "error", "asset", "materialized", "made_tags", "observed_asset", "observed", "observed_tags", "log_key", "log_steps", "checked_asset",
+    "entries",
+)  # fmt: skip
 """Fields that are looked into; the others are plain values."""
 
 
@@ -197,6 +213,16 @@ def _metadata(entries: str) -> str:
     return f"try(to_json(map_from_entries({pairs})))"
 
 
+def _with_versions(entries: str, tags: str) -> str:
+    """SQL for metadata by name as JSON, and beside it the versions that Dagster keeps in the event's tags."""
+    versions = ", ".join(
+        f"'{tag}', json_extract_string({tags}, '$.\"{tag}\"')"
+        for tag in ("dagster/code_version", "dagster/data_version")
+    )
+    # of a patch, what is NULL is taken out (RFC 7396)
+    return f"try(json_merge_patch(coalesce({_metadata(entries)}, '{{}}'), json_object({versions})))"
+
+
 def _translate_sql() -> str:
     columns = ",\n    ".join(f"{path} as {name}" for name, path in _FIELDS.items())
     chain = "[" + ", ".join(_sql_text("$" + ".cause" * depth) for depth in range(_CAUSES_DEEP)) + "]"
@@ -226,7 +252,10 @@ with parsed as (
   from causes
 ), translated as (
   select *,
-    case when kind = 'materialized' then {_metadata("materialized")}
+    case when kind = 'materialized' then {_with_versions("materialized", "made_tags")}
+         when kind = 'observed' then {_with_versions("observed", "observed_tags")}
+         when kind = 'logs_captured' then json_object('log_key', coalesce(log_key, file_key), 'step_keys', log_steps,
+           'url', log_url, 'stdout_url', stdout_url, 'stderr_url', stderr_url)
          when kind = 'metered' then {_metadata("entries")}
          when kind = 'checked' then json_object('check_name', check_name, 'passed', passed = 'true', 'severity',
            lower(coalesce(split_part(severity, '.', -1), 'error')))
@@ -246,8 +275,10 @@ select source_id, run_id, event_id, event_hash, kind,
   nullif(left(case when named_at > 0 and not contains(left(said, named_at), ' ')
     then substr(said, named_at + length(error_class) + 2) else said end, {MESSAGE_LIMIT}), '') as error_message,
   case when kind = 'materialized' then array_to_string(try_cast(asset as varchar[]), '/')
+       when kind = 'observed' then array_to_string(try_cast(observed_asset as varchar[]), '/')
        when kind = 'checked' then array_to_string(try_cast(checked_asset as varchar[]), '/') end as asset_key,
-  case when kind = 'materialized' then partition when kind = 'checked' then checked_partition end as partition_key,
+  case when kind = 'materialized' then partition when kind = 'observed' then observed_partition
+       when kind = 'checked' then checked_partition end as partition_key,
   nullif(data::varchar, '{{}}') as data
 from translated
 """

@@ -53,12 +53,12 @@ def queue_time_by_hour(
     to being taken from the queue.
     """
     where, values = narrowed("hour", since=since, until=until, workflow=workflow, exclude_trials=exclude_trials)
-    hour = "epoch(hour)::bigint // 3600 % 24" if by == "hour_of_day" else "hour"
+    hour = "epoch_us(hour) // 3600000000 % 24" if by == "hour_of_day" else "hour"
     counted = "select h, bin, n from counted"
     return frame(
         con,
         f"""
-        with counted as (
+        with counted as materialized (
             select {hour} as h, bin, sum(runs)::bigint as n, sum(queue_us)::bigint as us from queue_time_bins where {where} group by all
         )
         select h as hour, runs, us / 1e6 / runs as mean_s, p50_s, p95_s, max_s
@@ -155,17 +155,14 @@ def concurrency(
     begin, end, runs_before, attempts_before = first_row(
         con.execute(
             f"""
-            with changes as (
-                select minute, sum(runs) as runs, sum(attempts) as attempts from running_minutes
-                group by all having sum(runs) <> 0 or sum(runs_us) <> 0 or sum(attempts) <> 0 or sum(attempts_us) <> 0
-            ), last as (select max(minute) as minute from changes),
+            with last as (select max(minute) as minute from running_minutes),
             ends as (
                 select date_trunc('{by}', coalesce(?::date::timestamptz, minute - interval 7 day)) as first,
                     coalesce(?::date::timestamptz, date_trunc('{by}', minute) + interval 1 {by}) as last from last
             )
             select any_value(first), any_value(last), coalesce(sum(runs) filter (minute < first), 0)::bigint,
                 coalesce(sum(attempts) filter (minute < first), 0)::bigint
-            from ends left join changes on true
+            from ends left join running_minutes on true
             """,
             [since, until],
         )
@@ -186,7 +183,8 @@ def concurrency(
         con,
         f"""
         with changes as (
-            select minute, date_trunc('{by}', minute) as begins_at, sum(runs)::bigint as runs, sum(runs_us)::bigint as runs_us,
+            select minute, make_timestamptz(epoch_us(minute) // {span_us} * {span_us}) as begins_at,
+                sum(runs)::bigint as runs, sum(runs_us)::bigint as runs_us,
                 sum(attempts)::bigint as attempts, sum(attempts_us)::bigint as attempts_us
             from running_minutes where minute >= $begin::timestamptz and minute < $end::timestamptz group by all
         ), followed as (

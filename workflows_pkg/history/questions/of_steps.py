@@ -5,6 +5,7 @@ All are answered from the rollups of `rollup_records`. An attempt counts for the
 
 from __future__ import annotations
 
+from datetime import date
 from typing import Literal
 
 import duckdb
@@ -36,12 +37,13 @@ def slowest_steps(
         """,
         [*values, limit],
     )
-    # Named one by one, since bins lie in the order of workflow and step: only those of these steps are read.
-    steps = sorted(set(top["step"])), sorted(set(top["workflow"]))
+    # Named one by one, since bins lie in the order of workflow and step: only blocks with these are read.
+    steps = [*top["workflow"], *top["step"]]
+    named = f"workflow in ({marks}) and step in ({marks})" if (marks := ", ".join("?" * len(top))) else "false"
     counted = f"""
-        select workflow, step, bin, sum(attempts)::bigint as n from step_time_bins
-        where {where} and list_contains(?, step) and list_contains(?, workflow) group by all"""
-    bins = frame(con, quantiles(counted, ("workflow", "step"), {"p50_s": "0.5", "p95_s": "0.95"}, "attempts"), [*values, *steps])
+        select workflow, step, bin, sum(attempts)::bigint as n from ({_bins(since, until)})
+        where {named}{" and not trial" if exclude_trials else ""} group by all"""
+    bins = frame(con, quantiles(counted, ("workflow", "step"), {"p50_s": "0.5", "p95_s": "0.95"}, "attempts"), steps)
     found = top.merge(bins, on=["workflow", "step"], how="left")
     found["total_s"] = found["total_us"] / 1e6
     return found.filter(items=["workflow", "step", "attempts", "p50_s", "p95_s", "max_s", "total_s", "share"])
@@ -125,3 +127,28 @@ def failures_by_cause(
         """,
         values,
     )
+
+
+def _bins(since: Day, until: Day) -> str:
+    """SQL: counts of durations by workflow, step, trial and bin within these days: of whole months, and of the days around them."""
+    first, end = (date.fromisoformat(day) if isinstance(day, str) else day for day in (since, until))
+    months = "select workflow, step, trial, bin, attempts from step_month_bins where true"
+    days = "select workflow, step, trial, bin, attempts from step_time_bins where "
+    parts: list[str] = []
+    begin = None if first is None else _month(first, 0 if first.day == 1 else 1)
+    until_month = None if end is None else _month(end, 0)
+    if first is not None and end is not None and begin is not None and until_month is not None and begin >= until_month:
+        return f"{days} begun_on >= date '{first}' and begun_on < date '{end}'"
+    if first is not None and begin is not None:
+        months += f" and month >= date '{begin}'"
+        parts.append(f"{days} begun_on >= date '{first}' and begun_on < date '{begin}'")
+    if end is not None and until_month is not None:
+        months += f" and month < date '{until_month}'"
+        parts.append(f"{days} begun_on >= date '{until_month}' and begun_on < date '{end}'")
+    return " union all ".join([months, *parts])
+
+
+def _month(day: date, later: int) -> date:
+    """The first day of the month, or of a later one."""
+    number = day.year * 12 + day.month - 1 + later
+    return date(number // 12, number % 12 + 1, 1)

@@ -14,6 +14,8 @@ import pandas as pd
 
 from workflows_pkg.errors import NotFound
 from workflows_pkg.history.questions.reading import frame
+from workflows_pkg.history.records import StepAttempt
+from workflows_pkg.history.sealed import rows_of_day
 
 BY_NEEDS, BY_ORDER = "dependencies", "observed order"
 """How a path was found: by what steps wait for, or, where the history does not know that, by which step ended last before."""
@@ -40,12 +42,13 @@ def run_timeline(con: duckdb.DuckDBPyConnection, run_id: str) -> pd.DataFrame:
     was asked for), `run_time_s`, `retry_wait_s`, `failure_cause`, `error_class`. Raises NotFound for a run that is not in the history.
     """
     created_at, _ = _run(con, run_id)
+    attempts = rows_of_day(con, StepAttempt, created_at.date())
     return frame(
         con,
-        """
+        f"""
         select step, step_key, attempt, outcome, (epoch_us(started_at) - epoch_us($created_at)) / 1e6 as begins_s,
             (epoch_us(ended_at) - epoch_us($created_at)) / 1e6 as ends_s, run_time_s, retry_wait_s, failure_cause, error_class
-        from step_attempts where run_id = $run_id order by started_at, step_key, attempt
+        from ({attempts}) where run_id = $run_id order by started_at, step_key, attempt
         """,
         {"created_at": created_at, "run_id": run_id},
     )
@@ -63,13 +66,14 @@ def critical_path(con: duckdb.DuckDBPyConnection, run_id: str) -> pd.DataFrame:
     Empty for a run without attempts. Skipped steps are left out. Raises NotFound for a run that is not in the history.
     """
     created_at, snapshot_id = _run(con, run_id)
+    attempts = rows_of_day(con, StepAttempt, created_at.date())
     rows = con.execute(
-        """
+        f"""
         select step_key, any_value(step), count(*), arg_max(struct_pack(o := outcome), attempt),
             (epoch_us(min(started_at)) - epoch_us($created_at)) / 1e6,
             case when count(*) = count(ended_at) then (epoch_us(max(ended_at)) - epoch_us($created_at)) / 1e6 end,
             sum(run_time_s), coalesce(sum(retry_wait_s), 0)
-        from step_attempts where run_id = $run_id and outcome is distinct from 'skipped'
+        from ({attempts}) where run_id = $run_id and outcome is distinct from 'skipped'
         group by step_key having min(started_at) is not null
         """,
         {"created_at": created_at, "run_id": run_id},

@@ -27,8 +27,10 @@ with open as (
 ), steps as (
     select run_id, job_name, step, max(ended_at) as ended_at,
         bool_and(ended_at is not null and not coalesce(will_retry, false) or followed) as over
-    from (select *, lead(attempt) over (partition by run_id, step_key order by attempt) is not null as followed from live.step_attempts)
-    semi join open using (run_id) group by all
+    from (
+        select *, lead(attempt) over (partition by run_id, step_key order by attempt) is not null as followed
+        from (from live.step_attempts semi join open using (run_id))
+    ) group by all
 ), last_ended as (
     select s.run_id, count(*) as steps_ended, arg_max(t.p50, s.ended_at) as after_p50, arg_max(t.p95, s.ended_at) as after_p95,
         (epoch_us($now) - epoch_us(max(s.ended_at) filter (t.p50 is not null))) / 1e6 as since_s
