@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import duckdb
 import pytest
 
@@ -78,3 +80,72 @@ def test_an_earlier_hot_database_is_migrated_and_its_views_are_made_anew(tmp_pat
     with writer(tmp_path) as history:
         assert history.con.execute("select cost_usd from runs").fetchall() == []
         assert history.con.execute("select * from ledger").fetchall() == []
+
+
+HISTORIES = sorted((Path(__file__).parents[1] / "recordings" / "histories").iterdir())
+"""Histories of three real runs - retries, failures, a check - as each earlier version wrote them, exported by DuckDB."""
+
+
+def restored(recorded: Path, home: Path) -> None:
+    """The history as it was written, in the folder of an instance."""
+    hot = layout(home).hot
+    hot.parent.mkdir(parents=True, exist_ok=True)
+    with duckdb.connect(str(hot)) as con:
+        con.execute((recorded / "schema.sql").read_text())
+        con.execute((recorded / "load.sql").read_text().replace("FOLDER", str(recorded)))
+
+
+def told(con: duckdb.DuckDBPyConnection) -> list[list[tuple[object, ...]]]:
+    """What is asked of a history in this version."""
+    queries = (
+        "select run_id, job_name, outcome, run_time_s from runs order by run_id",
+        "select run_id, step, attempt, outcome, error_class from step_attempts order by all",
+        "select asset_key, partition_key from materializations order by all",
+        "select check_name, passed from checks order by all",
+        "select outcome, sum(runs) from run_days group by all order by all",
+        "select step, sum(attempts) from step_days group by all order by all",
+        "select * from observations",
+        "select * from backfills",
+    )
+    return [con.execute(query).fetchall() for query in queries]
+
+
+def test_there_is_a_recorded_history_of_every_earlier_schema():
+    assert len(HISTORIES) == len(MIGRATIONS) - 1
+    for number, recorded in enumerate(HISTORIES, start=1):
+        names = [line.split(",")[0] for line in (recorded / "store_migrations.csv").read_text().splitlines()[1:]]
+        assert names == [name for name, _ in MIGRATIONS[:number]]
+
+
+@pytest.mark.parametrize("recorded", HISTORIES, ids=lambda path: path.name)
+def test_a_history_of_every_earlier_version_is_carried_on(recorded, tmp_path, monkeypatch):
+    restored(recorded, tmp_path)
+    for name, _ in MIGRATIONS[len(applied_in(tmp_path)) :]:  # each interrupted once it has done its work, before it is committed
+
+        def interrupted(con: duckdb.DuckDBPyConnection, done=dict(MIGRATIONS)[name]) -> None:
+            done(con)
+            raise KeyboardInterrupt
+
+        steps = tuple((each, interrupted if each == name else step) for each, step in MIGRATIONS)
+        with monkeypatch.context() as patched:
+            patched.setattr(migrations.migrate, "__defaults__", (steps,))
+            with pytest.raises(KeyboardInterrupt), writer(tmp_path):
+                pass
+        assert name not in applied_in(tmp_path)
+    with writer(tmp_path) as history:
+        carried = told(history.con)
+    assert applied_in(tmp_path) == tuple(name for name, _ in MIGRATIONS)
+    runs, attempts, made, checks, run_days, step_days, *new = carried
+    assert sorted(outcome for _, _, outcome, _ in runs) == ["failure", "success", "success"]
+    assert len(attempts) == 9
+    assert (made, checks) == ([("orders", "")], [("many", False)])
+    assert run_days == [("failure", 1), ("success", 2)]
+    assert sum(count for _, count in step_days) == len(attempts)
+    assert new == [[], []]
+    with open_history(tmp_path) as con:
+        assert told(con) == carried
+
+
+def applied_in(home: Path) -> tuple[str, ...]:
+    with duckdb.connect(str(layout(home).hot), read_only=True) as con:
+        return applied(con)

@@ -35,18 +35,26 @@ def create_tables(con: duckdb.DuckDBPyConnection) -> None:
 
 
 def rollups(con: duckdb.DuckDBPyConnection) -> None:
-    """Deadlines, versions of what was made, steps of jobs, observations, backfills, places of logs, the rollups with what the store must
-    remember of them, and sealed files of more than one day.
-    """
-    for record_type in TABLES:
-        con.execute(create_table(record_type))
-        add_columns(con, record_type)
+    """Deadlines, steps of jobs, the rollups with what the store must remember of them, and sealed files of more than one day."""
+    add_what_is_missing(con)
     con.execute(
         f"CREATE TABLE IF NOT EXISTS {BOOKKEEPING}.rollups "
         "(table_name VARCHAR NOT NULL, definition VARCHAR NOT NULL, merged_rows BIGINT NOT NULL)"
     )
     con.execute(f"ALTER TABLE {BOOKKEEPING}.sealed_files ADD COLUMN IF NOT EXISTS last_day DATE")
     con.execute(f"UPDATE {BOOKKEEPING}.sealed_files SET last_day = day WHERE last_day IS NULL")
+
+
+def observations(con: duckdb.DuckDBPyConnection) -> None:
+    """Versions of what was made, observations, backfills, and places of logs."""
+    add_what_is_missing(con)
+
+
+def add_what_is_missing(con: duckdb.DuckDBPyConnection) -> None:
+    """Tables and columns of this version that the history does not have."""
+    for record_type in TABLES:
+        con.execute(create_table(record_type))
+        add_columns(con, record_type)
 
 
 def add_columns(con: duckdb.DuckDBPyConnection, record_type: type[Record]) -> None:
@@ -67,7 +75,11 @@ def add_columns(con: duckdb.DuckDBPyConnection, record_type: type[Record]) -> No
                 con.execute(f"ALTER TABLE {table} ALTER COLUMN {quoted(column.name)} SET NOT NULL")
 
 
-MIGRATIONS: tuple[tuple[str, Migration], ...] = (("create_tables", create_tables), ("rollups", rollups))
+MIGRATIONS: tuple[tuple[str, Migration], ...] = (
+    ("create_tables", create_tables),
+    ("rollups", rollups),
+    ("observations", observations),
+)
 """In the order in which they are applied; a released entry is never changed, only followed."""
 
 

@@ -216,8 +216,7 @@ def _metadata(entries: str) -> str:
 def _with_versions(entries: str, tags: str) -> str:
     """SQL for metadata by name as JSON, and beside it the versions that Dagster keeps in the event's tags."""
     versions = ", ".join(
-        f"'{tag}', json_extract_string({tags}, '$.\"{tag}\"')"
-        for tag in ("dagster/code_version", "dagster/data_version")
+        f"'{tag}', json_extract_string({tags}, '$.\"{tag}\"')" for tag in ("dagster/code_version", "dagster/data_version")
     )
     # of a patch, what is NULL is taken out (RFC 7396)
     return f"try(json_merge_patch(coalesce({_metadata(entries)}, '{{}}'), json_object({versions})))"
