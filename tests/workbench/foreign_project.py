@@ -6,13 +6,10 @@ sensor, an executor, resources and an IO manager of its own, and steps that fail
 
 import asyncio
 import datetime
-import json
 import os
 import pickle
-import resource
 import signal
 import tempfile
-import time
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -166,17 +163,9 @@ def hungry() -> int:
 
 @dg.op(retry_policy=TWICE)
 def dies_first(context: dg.OpExecutionContext) -> int:
-    """Works and takes memory, says what it has used by then to its author's file, and is gone; the second try succeeds."""
-    if context.retry_number > 0:
-        return 1
-    before = time.process_time()
-    taken = bytearray(400 * 1024 * 1024)
-    while time.process_time() - before < 2:
-        taken[::4096] = bytes(len(taken[::4096]))
-    used = {"cpu_s": time.process_time() - before, "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
-    Path(os.environ["DIES_FILE"]).write_text(json.dumps(used))
-    os.kill(os.getpid(), signal.SIGKILL)  # as the kernel does with who takes too much
-    return 0
+    if context.retry_number == 0:
+        os.kill(os.getpid(), signal.SIGKILL)  # as the kernel does with who takes too much
+    return 1
 
 
 @dg.op
@@ -379,14 +368,6 @@ def tuned() -> dg.Definitions:
 
 def instrumented_eating() -> dg.JobDefinition:
     return instrumented().resolve_job_def("eating")
-
-
-def instrumented_dying() -> dg.JobDefinition:
-    return instrumented().resolve_job_def("dying")
-
-
-def plain_dying() -> dg.JobDefinition:
-    return definitions().resolve_job_def("dying")
 
 
 def plain_eating() -> dg.JobDefinition:

@@ -12,6 +12,7 @@ import dagster as dg
 from workflows_pkg.errors import NotFound, SpecError, WorkflowsError
 from workflows_pkg.errors import Problem as SpecProblem
 from workflows_pkg.orchestration.compiled import CompiledWorkflow
+from workflows_pkg.orchestration.crashes import telling_of_crashes
 from workflows_pkg.orchestration.described import workflow_metadata
 from workflows_pkg.orchestration.failure_hook import failure_hook
 from workflows_pkg.orchestration.file_sensor import file_sensor
@@ -27,7 +28,9 @@ from workflows_pkg.spec.model import Workflow
 from workflows_pkg.steps.contract import StepKind
 from workflows_pkg.steps.discovery import StepKinds
 
-STEP_PROCESSES = dg.multiprocess_executor.configured({"start_method": {"forkserver": {}}}, name="step_processes")
+STEP_PROCESSES = telling_of_crashes(
+    dg.multiprocess_executor.configured({"start_method": {"forkserver": {}}}, name="step_processes")
+)
 """One process per step, forked from one that has imported the code location: about 2 s less for each step than a fresh one."""
 
 

@@ -1,29 +1,23 @@
 """What did an attempt use whose process died? Told by the process that waited for it, in the same event as any other attempt.
 
 Metering measures a body from inside, so it says nothing where the process ends in the middle: `os._exit`, a segmentation fault, the
-kernel's killer of those who take too much memory. The run's own process starts one for each step with Dagster's multiprocess executor
-and waits for it; waiting with `wait4` tells what the child used. So the executor is wrapped: what it does stays Dagster's, only how
-its children are waited for is exchanged, and a measurement is added where a child died that had written none.
+kernel's killer of those who take too much memory. The run's own process has one for each step with Dagster's multiprocess executor.
+So the executor is wrapped: what it does stays Dagster's, only how its children are waited for is exchanged (`orchestration.waiting`),
+its fork server is asked to say what it saw (`orchestration.fork_server`), and a measurement is added where a child died that had
+written none.
 
-- Processor seconds are those of the child when it was waited for, less those it said it had used when the body began, so that they
-  are the body's as everywhere else.
-- Peak memory is the child's `ru_maxrss`, which for a started program also holds what its parent had taken at that moment. It is
-  given where it is above what the parent has ever taken, and otherwise stays unknown: it was less than that.
-
-Children of a fork server are not this process's own, and stay unknown; so does the run that goes down with its steps.
+Processor seconds are those of the child when it was waited for, less those it said it had used when the body began, so that they
+are the body's as everywhere else. Children of a fork server that ran before the executor did stay unknown; so does the run that goes
+down with its steps.
 """
 
 from __future__ import annotations
 
 import copy
 import logging
-import multiprocessing
 import multiprocessing.process
-import os
-import resource
 from collections import Counter
 from collections.abc import Callable, Iterator
-from multiprocessing import popen_fork, popen_spawn_posix
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -33,12 +27,15 @@ import dagster as dg
 from dagster._core.executor.child_process_executor import ChildProcessCrashException
 from dagster._core.executor.multiprocess import MultiprocessExecutor
 
-from workflows_pkg.orchestration.metering import ATTEMPT, PROCESS_ID, before_body_s, peak_memory_mib_of, write
+from workflows_pkg.orchestration.metering import ATTEMPT, PROCESS_ID, before_body_s, write
+from workflows_pkg.orchestration.waiting import Wait
 
 _log = logging.getLogger(__name__)
 
 _wrapped: WeakKeyDictionary[dg.ExecutorDefinition, dg.ExecutorDefinition] = WeakKeyDictionary()
 _CREATION = "_executor_creation_fn"
+_IN_FORK_SERVER = "workflows_pkg.orchestration.fork_server"
+_ENDS = {dg.DagsterEventType.STEP_SUCCESS, dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.STEP_UP_FOR_RETRY}
 
 
 def telling_of_crashes(executor: dg.ExecutorDefinition) -> dg.ExecutorDefinition:
@@ -73,18 +70,19 @@ class _TellingExecutor(MultiprocessExecutor):
     def execute(self, plan_context: Any, execution_plan: Any) -> Iterator[dg.DagsterEvent]:
         children: dict[str, _Child | None] = {}
         attempts: Counter[str] = Counter()
+        _tried(lambda: self._measure_in_fork_server(plan_context))
         for event in super().execute(plan_context, execution_plan):
-            step_key = event.step_key
-            if step_key is not None:
-                try:
-                    if event.event_type == dg.DagsterEventType.STEP_WORKER_STARTED:
-                        attempts[step_key] += 1
-                        children[step_key] = _watched(event)
-                    elif (child := children.get(step_key)) is not None and _is_crash(event):
-                        _tell(plan_context, step_key, child, attempts[step_key])
-                except Exception:  # noqa: BLE001 - measuring is a courtesy: whatever breaks here, the run goes on
-                    _log.debug("A process could not be measured.", exc_info=True)
+            _tried(lambda: _noticed(plan_context, event, children, attempts))  # noqa: B023 - called here and not kept
             yield event
+
+    def _measure_in_fork_server(self, plan_context: Any) -> None:
+        """Has the fork server load `orchestration.fork_server` after what it would have loaded."""
+        if self._start_method == "forkserver":
+            module = plan_context.reconstructable_job.get_module()
+            theirs: Any = self._explicit_forkserver_preload
+            if theirs is None:
+                theirs = ["dagster"] if module is None else [module]
+            self._explicit_forkserver_preload = [*theirs, _IN_FORK_SERVER]
 
 
 class _Child:
@@ -92,53 +90,42 @@ class _Child:
 
     def __init__(self, process: multiprocessing.process.BaseProcess) -> None:
         self.process_id = process.pid or 0
-        self._waiting: Any = getattr(process, "_popen", None)
-        kind = _WAITS.get(type(self._waiting))
-        if kind is not None:
-            self._waiting.__class__ = kind
+        self._wait = Wait(process)
 
     def used(self) -> tuple[float | None, float | None]:
         """Processor seconds since the body began, and peak memory in MiB, once the process was waited for; None: unknown."""
-        usage: resource.struct_rusage | None = getattr(self._waiting, "usage", None)
-        before_s = before_body_s.get(self.process_id)
-        if usage is None:
+        account, before_s = self._wait.account(), before_body_s.get(self.process_id)
+        if account is None:
             return None, None
-        cpu_s = None if before_s is None else max(usage.ru_utime + usage.ru_stime - before_s, 0.0)
-        own, parents = peak_memory_mib_of(usage), peak_memory_mib_of(resource.getrusage(resource.RUSAGE_SELF))
-        return cpu_s, own if own > parents else None
+        return None if before_s is None else max(account.cpu_s - before_s, 0.0), account.peak_memory_mib
 
 
-class _Wait4:
-    """`Popen.poll` that keeps what the child used. A class put under an object that exists: it has no state of its own."""
-
-    pid: int
-    returncode: int | None
-    usage: resource.struct_rusage | None = None
-
-    def poll(self, flag: int = os.WNOHANG) -> int | None:
-        """The exit code once the child has ended, as multiprocessing's own."""
-        if self.returncode is None:
-            try:
-                pid, status, usage = os.wait4(self.pid, flag)
-            except OSError:
-                return None
-            if pid == self.pid:
-                self.returncode, self.usage = os.waitstatus_to_exitcode(status), usage
-        return self.returncode
+def _tried(measure: Callable[[], None]) -> None:
+    try:
+        measure()
+    except Exception:  # noqa: BLE001 - measuring is a courtesy: whatever breaks here, the run goes on
+        _log.debug("A process could not be measured.", exc_info=True)
 
 
-class _Spawned(_Wait4, popen_spawn_posix.Popen):
-    pass
+def _noticed(plan_context: Any, event: dg.DagsterEvent, children: dict[str, _Child | None], attempts: Counter[str]) -> None:
+    step_key = event.step_key
+    if step_key is None:
+        return
+    if event.event_type == dg.DagsterEventType.STEP_WORKER_STARTING:
+        attempts[step_key] += 1
+        children.pop(step_key, None)
+    elif event.event_type == dg.DagsterEventType.STEP_WORKER_STARTED:
+        children[step_key] = _started(event)
+    elif (child := children.get(step_key)) is not None and (_is_crash(event) or event.event_type in _ENDS):
+        del children[step_key]
+        try:
+            if _is_crash(event):
+                _tell(plan_context, step_key, child, attempts[step_key])
+        finally:
+            before_body_s.pop(child.process_id, None)  # the id may be given to another
 
 
-class _Forked(_Wait4, popen_fork.Popen):
-    pass
-
-
-_WAITS: dict[type, type] = {popen_spawn_posix.Popen: _Spawned, popen_fork.Popen: _Forked}
-
-
-def _watched(event: dg.DagsterEvent) -> _Child | None:
+def _started(event: dg.DagsterEvent) -> _Child | None:
     """The child that says it has started; None where it is none of this process's own."""
     metadata: Any = event.event_specific_data
     process_id = int(metadata.metadata["pid"].value)

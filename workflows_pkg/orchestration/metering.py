@@ -24,12 +24,13 @@ import multiprocessing
 import os
 import platform
 import resource
-import sys
 import threading
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
 from contextlib import aclosing
 from dataclasses import dataclass
+from multiprocessing.queues import Queue
+from multiprocessing.reduction import ForkingPickler
 from types import TracebackType
 from typing import Any, Protocol
 
@@ -38,6 +39,8 @@ import dagster as dg
 # No public name builds an engine event or tells a parent; tests/orchestration/test_metering.py fails when one of these moves.
 from dagster._core.events import EngineEventData
 from dagster._core.executor.child_process_executor import ChildProcessEvent
+
+from workflows_pkg.orchestration.waiting import own_peak_memory_mib, peak_memory_mib_of
 
 METERED_TAG = "workflows/metered"
 """Op tag; the value `body` says that the op's own function reports its use."""
@@ -79,6 +82,17 @@ class Mark:
 _open: weakref.WeakSet[Mark] = weakref.WeakSet()
 _metered: set[tuple[str, str]] = set()
 _lock = threading.Lock()
+
+
+def _begin_anew() -> None:
+    """A forked process has metered nothing, and none of its parent's threads."""
+    global _lock
+    _lock = threading.Lock()
+    _open.clear()
+    _metered.clear()
+
+
+os.register_at_fork(after_in_child=_begin_anew)
 
 
 def metered(function: Callable[..., Any], first: First | None = None) -> Callable[..., Any]:
@@ -164,11 +178,6 @@ def write(
         job_name=job_name,
         step_key=step_key,
     )
-
-
-def peak_memory_mib_of(usage: resource.struct_rusage) -> float:
-    """Largest resident memory that an account of use names."""
-    return usage.ru_maxrss / (1024 * 1024 if sys.platform == "darwin" else 1024)  # in bytes on macOS, in KiB elsewhere
 
 
 class _Attempt:
@@ -295,9 +304,20 @@ def _tell_parent(cpu_s: float) -> None:
     try:
         if _dedicated():
             queue, *_ = getattr(multiprocessing.current_process(), "_args")  # noqa: B009 - it is private, and has no stub
-            queue.put(Begun(os.getpid(), cpu_s))
+            _put_now(queue, Begun(os.getpid(), cpu_s))
     except Exception:  # noqa: BLE001 - a courtesy as well
         _log.debug("What came before an attempt could not be told.", exc_info=True)
+
+
+def _put_now(queue: Any, said: ChildProcessEvent) -> None:
+    """What `put` leaves to a thread, done before this returns: that thread may not get to run before the body kills the process."""
+    if queue.__class__ is not Queue:
+        queue.put(said)
+        return
+    counted, lock, send, pickled = queue._sem, queue._wlock, queue._writer.send_bytes, ForkingPickler.dumps(said)
+    counted.acquire(False)  # what is in the queue is counted, and `get` counts down
+    with lock:
+        send(pickled)
 
 
 def _dedicated() -> bool:
@@ -324,18 +344,7 @@ def _cpu_s() -> float | None:
 
 def _peak_memory_mib() -> float:
     """Largest resident memory of this process, or of one of its children where that was larger."""
-    own = _high_water_mark_mib()
-    if own is None:
-        own = peak_memory_mib_of(resource.getrusage(resource.RUSAGE_SELF))
-    return max(own, peak_memory_mib_of(resource.getrusage(resource.RUSAGE_CHILDREN)))
-
-
-def _high_water_mark_mib() -> float | None:
-    try:
-        with open("/proc/self/status", encoding="ascii", errors="replace") as status:
-            return next((int(line.split()[1]) / 1024 for line in status if line.startswith("VmHWM:")), None)
-    except OSError:
-        return None
+    return max(own_peak_memory_mib(), peak_memory_mib_of(resource.getrusage(resource.RUSAGE_CHILDREN)))
 
 
 def _step_key(context: MeteredContext) -> str:
