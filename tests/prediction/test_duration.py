@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pytest
+from sklearn.ensemble import RandomForestRegressor
 
+from workflows_pkg.prediction.duration.fitted import Forest
 from workflows_pkg.prediction.duration.mixing import Mixer
 from workflows_pkg.prediction.duration.predictor import BASES, DurationPredictor
 from workflows_pkg.prediction.duration.window import Line, Window
@@ -46,6 +48,41 @@ def test_a_size_is_believed_where_it_matters_and_beyond_all_seen_in_proportion_a
         low, middle, high = _asked(predictor, size=size)[:3]
         assert truths.min() / 3 < middle < 2.1 * truths.max() * max(1.0, size / sizes.max())
         assert low <= middle <= high
+
+
+def _settings(count: int, told: bool) -> Iterator[tuple[Submitted, float]]:
+    """Jobs with a size, workers and a method, none of which comes twice in the same combination; `told`: whether they are known before."""
+    rng = np.random.default_rng(7)
+    for n in range(count):
+        size, workers, method = float(rng.uniform(1e6, 1e8)), float(rng.integers(2, 40)), str(rng.choice(["exact", "quick"]))
+        took = size / 1e5 / workers * (8 if method == "exact" else 1) * float(rng.lognormal(0, 0.05))
+        known = {"figures": {"workers": workers}, "words": {"method": method}, "size": size} if told else {}
+        yield Submitted(n, "etl", "fit", f"r{n}", float(n), **known), took  # type: ignore[arg-type]
+
+
+def test_several_figures_and_words_are_taken_together():
+    def error(told: bool) -> float:
+        _, answers, truths = _replayed(_settings(250, told))
+        return float(np.abs(answers[100:, 1] - truths[100:]).sum() / truths[100:].sum())
+
+    assert error(told=True) < 0.25
+    assert error(told=False) > 0.5, "control: without them there is nothing to go by"
+
+
+def test_a_fitted_forest_answers_as_scikit_learn_does():
+    rng = np.random.default_rng(8)
+    rows = rng.normal(size=(300, 4))
+    logs = rows[:, 0] * rows[:, 1] + rng.normal(size=300) * 0.1
+    asked = rng.normal(size=(20, 4))
+    forest = RandomForestRegressor(40, max_features=0.6, random_state=0).fit(rows, logs)
+    assert [Forest(rows, logs).at(row) for row in asked] == pytest.approx(forest.predict(asked).tolist())
+
+
+def test_a_figure_that_nobody_told_before_changes_nothing_but_its_own_answer():
+    predictor, _, _ = _replayed(_settings(60, told=True))
+    odd = _asked(predictor, step="fit", size=5e7, figures={"elsewhere": 3.0}, words={"method": "never seen"})
+    assert np.isfinite(odd[:3]).all()
+    assert odd[0] <= odd[1] <= odd[2]
 
 
 def test_a_tag_that_was_slow_elsewhere_is_expected_to_be_slow_here():

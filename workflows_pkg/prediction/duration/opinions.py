@@ -33,8 +33,9 @@ _MOST_PARTS = 6
 EXPERTS = (
     "last", "mean_of_2", "median", "median_of_10", "median_of_30", "smoothed", "line", "log_line", "stiff_log_line", "nearest_sizes",
     "proportional", "same_figures", "same_size", "same_tag", "related_tags", "same_weekday", "run_name", "tag_effect", "twins", "ridge",
+    "figures_line", "forest",
 )  # fmt: skip
-"""Every expert by name. The last three come from `effects`, which knows other steps too."""
+"""Every expert by name. The last two come from `fitted`, the three before them from `effects`, which knows other steps too."""
 OWN = 17
 """How many of them rest on the step's own history."""
 
