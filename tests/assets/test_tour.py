@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 
@@ -70,6 +72,36 @@ def test_progress_in_a_log_is_a_few_plain_lines() -> None:
     lines = out.getvalue().splitlines()
     assert [line.split("  ")[1] for line in lines] == ["runs 0/40", "runs 10/40", "runs 20/40", "runs 30/40", "runs 40/40"]
     assert "\033" not in out.getvalue()
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1500)
+@pytest.mark.parametrize("part", ["runs in this process", "through daemon, code server"])
+def test_ctrl_c_ends_the_tour_and_all_it_started_and_the_next_one_goes_on(part: str, tmp_path: Path) -> None:
+    """As a terminal sends it: to every process of the group at once. A trial may not be left applied, and no run recorded as failed."""
+    command = [sys.executable, "-u", "-m", "assets.tour", "--home", str(tmp_path)]
+    with subprocess.Popen(
+        command, cwd=ROOT, text=True, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        start_new_session=True, env=dict(os.environ),
+    ) as tour:  # fmt: skip
+        assert tour.stdout is not None
+        said = ""
+        for line in tour.stdout:
+            said += line
+            if part in line and line.startswith("["):
+                break
+        time.sleep(12)
+        os.killpg(tour.pid, signal.SIGINT)
+        rest, _ = tour.communicate(timeout=300)
+    assert tour.returncode == 1, said + rest
+    assert "Stopping as soon as what is in progress has ended" in rest
+    assert rest.rstrip().endswith("Stopped. The same command goes on from here.")
+    assert "Traceback" not in said + rest
+    left = subprocess.run(["pgrep", "-af", str(tmp_path)], capture_output=True, text=True, check=False).stdout
+    assert left == "", "a process that it started lives on"
+    with dg.DagsterInstance.from_config(str(tmp_path)) as instance:
+        going_on = instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED, dg.DagsterRunStatus.CANCELING]))
+        assert going_on == []
 
 
 @pytest.mark.long
