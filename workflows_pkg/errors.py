@@ -38,7 +38,8 @@ class WorkflowsError(Exception):
         self.fix = fix
 
     def __str__(self) -> str:
-        return f"{self.message} {self.fix}".rstrip()
+        ends = "." if self.fix and self.message[-1:].isalnum() else ""
+        return f"{self.message}{ends} {self.fix}".rstrip()
 
 
 @dataclass(frozen=True, order=True)
