@@ -1,7 +1,7 @@
 """What do all the figures and words of a submission say together? A straight line in logarithms, and a random forest, per step.
 
 Only for steps whose submissions tell more than a size, and where at least two of these vary. The line learns with every value; the
-forest is fitted again whenever a step has a quarter more values than at the last fit, so that all fits together cost a few times the
+forest is fitted again whenever a step has half as many values again as at the last fit, so that all fits together cost a few times the
 last one. A word counts as the mean of what was seen with it before (the ordered target statistics of Prokhorenkova et al., "CatBoost:
 unbiased boosting with categorical features", 2018), so that no value explains itself.
 """
@@ -20,8 +20,10 @@ from workflows_pkg.prediction.predictor import Submitted
 
 FITTED = ("figures_line", "forest")
 _FROM = 8
-"""Values from which a forest is fitted, or a line believed."""
-_GROWN = 1.25
+"""Values from which a line is believed."""
+_FOREST_FROM = 50
+"""Values from which a forest is fitted: earlier, fits would take several milliseconds per value."""
+_GROWN = 1.5
 """Growth of a history from one fit to the next."""
 _MOST_ROWS = 3000
 """Newest values a forest is fitted to; a fit takes about 0.2 s then."""
@@ -83,10 +85,13 @@ class Fitted:
         """What the line and the forest say; NaN where they have no basis."""
         if self.count < _FROM or self._varies.sum() < 2:
             return [NAN, NAN]
+        line = self._mean.mean + self._line.at((described - self._means).tolist())
+        if self.count < _FOREST_FROM:
+            return [line, NAN]
         if self._forest is None or self.count >= _GROWN * self._fitted:
             self._forest = Forest(np.array(self._rows), np.array(self._logs))
             self._fitted = self.count
-        return [self._mean.mean + self._line.at((described - self._means).tolist()), self._forest.at(described)]
+        return [line, self._forest.at(described)]
 
     def add(self, one: Submitted, described: np.ndarray, log: float) -> None:
         """One more value, and what was known of it when it was submitted."""
