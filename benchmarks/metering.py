@@ -51,15 +51,15 @@ def instrumented() -> dg.JobDefinition:
 
 @dg.op
 def stores_events(context) -> dict[str, float]:
-    """Milliseconds of one empty engine event and of one measurement, medians of storing them in turn."""
-    seconds: dict[str, list[float]] = {"event": [], "measurement": []}
-    for _ in range(SINGLE):
+    """Milliseconds of one empty engine event, alone and with the measurement that is stored with it: medians in turn."""
+    seconds: dict[str, list[float]] = {"event": [], "event and measurement": []}
+    for number in range(2 * SINGLE):
+        measured = number % 2 == 1
         started = time.perf_counter()
+        if measured:
+            report(context, begin(), 1)
         context.instance.report_engine_event("nothing", run_id=context.run_id, job_name=context.job_name)
-        seconds["event"].append(time.perf_counter() - started)
-        started = time.perf_counter()
-        report(context, begin(), 1)
-        seconds["measurement"].append(time.perf_counter() - started)
+        seconds["event and measurement" if measured else "event"].append(time.perf_counter() - started)
     return {name: 1000 * statistics.median(found) for name, found in seconds.items()}
 
 
@@ -92,10 +92,10 @@ def in_one_process(instance: dg.DagsterInstance, steps: int, runs: int) -> Itera
 
     yield from compared("in process", instance, execute, steps, runs, target=1.0)
     price = storing.execute_in_process(instance=instance).output_for_node("stores_events")
-    own = round(price["measurement"] - price["event"], 3)
+    own = round(price["event and measurement"] - price["event"], 3)
     peers = {"storing one event": round(price["event"], 3)}
-    yield {"case": "in process", "metric": "own time beside the event's", "unit": "ms", "ours": own, "peers": peers,
-           "target": None, "met": None, "runs": SINGLE, "size": "1 event"}  # fmt: skip
+    yield {"case": "in process", "metric": "added to the next event", "unit": "ms", "ours": own, "peers": peers,
+           "target": 1.0, "met": own <= 1.0, "runs": SINGLE, "size": "1 event"}  # fmt: skip
 
 
 def isolated(instance: dg.DagsterInstance, steps: int, runs: int) -> Iterator[dict[str, Any]]:

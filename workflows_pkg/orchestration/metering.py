@@ -11,8 +11,8 @@ history says unknown and never something wrong:
 What is measured is the body: from the call of the function to its end, retried attempts and raised errors included. Loading inputs
 and storing outputs are Dagster's and happen around it. Peak memory is read at the end of the body, and is the process's up to there.
 
-Measuring never fails a step: what goes wrong here is logged at debug level. One event is what it costs, and nearly all of that cost is
-the event log's: on Dagster's default SQLite two waits for the disk (benchmarks/metering.py).
+Measuring never fails a step: what goes wrong here is logged at debug level. One event is what it costs, stored on Dagster's default
+SQLite with the one that follows it (`orchestration.with_next`): what is left is measured in benchmarks/metering.py.
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from dagster._core.events import EngineEventData
 from dagster._core.executor.child_process_executor import ChildProcessEvent
 
 from workflows_pkg.orchestration.waiting import own_peak_memory_mib, peak_memory_mib_of
+from workflows_pkg.orchestration.with_next import stored_with_next
 
 METERED_TAG = "workflows/metered"
 """Op tag; the value `body` says that the op's own function reports its use."""
@@ -131,7 +132,7 @@ def begin() -> Mark:
 
 
 def report(context: MeteredContext, mark: Mark, attempt: int, failed: bool = False) -> None:
-    """Writes the one engine event of this attempt (1 is the first); never raises."""
+    """Writes the one engine event of this attempt (1 is the first), whose end is Dagster's to write next; never raises."""
     try:
         step_key = _step_key(context)
         with _lock:
@@ -141,7 +142,7 @@ def report(context: MeteredContext, mark: Mark, attempt: int, failed: bool = Fal
         write(
             context.instance, context.run_id, context.job_name, step_key, attempt,
             process_id=os.getpid(), dedicated=dedicated, cpu_s=_spent(mark),
-            peak_memory_mib=_peak_memory_mib() if dedicated else None, ended=" (failed)" if failed else "",
+            peak_memory_mib=_peak_memory_mib() if dedicated else None, ended=" (failed)" if failed else "", with_next=True,
         )  # fmt: skip
     except Exception:  # noqa: BLE001 - measuring is a courtesy: whatever breaks here, the step goes on
         _log.debug("An attempt could not be metered.", exc_info=True)
@@ -159,8 +160,12 @@ def write(
     cpu_s: float | None,
     peak_memory_mib: float | None,
     ended: str,
+    with_next: bool = False,
 ) -> None:
-    """Writes the event of one attempt; what is None is left out. Raises what the event log raises."""
+    """Writes the event of one attempt; what is None is left out. Raises what the event log raises.
+
+    with_next: another event of the run is sure to be written by this process; where it can be, this one is stored with it.
+    """
     metadata: dict[str, dg.MetadataValue] = {
         PROCESS_ID: dg.MetadataValue.int(process_id),
         HOST: dg.MetadataValue.text(platform.node()),
@@ -171,13 +176,15 @@ def write(
         metadata[CPU] = dg.MetadataValue.float(round(cpu_s, 6))
     if peak_memory_mib is not None:
         metadata[PEAK_MEMORY] = dg.MetadataValue.float(round(peak_memory_mib, 3))
-    instance.report_engine_event(
-        f"Metered attempt {attempt}{ended}.",
-        engine_event_data=EngineEventData(metadata=metadata),
-        run_id=run_id,
+    event = dg.DagsterEvent(
+        event_type_value=dg.DagsterEventType.ENGINE_EVENT.value,
         job_name=job_name,
+        message=f"Metered attempt {attempt}{ended}.",
         step_key=step_key,
+        event_specific_data=EngineEventData(metadata=metadata),
     )
+    if not with_next or not stored_with_next(instance, run_id, event):
+        instance.report_dagster_event(event, run_id=run_id)
 
 
 class _Attempt:

@@ -5,7 +5,8 @@
   `orchestration.fork_server` waits with `wait4` as well, and sends the account after the code.
 
 The account's peak memory is the child's `ru_maxrss`. For a started program the kernel takes into it what its parent's program had
-ever taken (exec keeps the mark of the memory it replaces, and until then that was the parent's): it is known where it is above that.
+ever taken (exec keeps the mark of the memory it replaces, and until then that was the parent's): it is known where it is
+clearly above that.
 
 Standard library only: a fork server loads this before it forks.
 """
@@ -52,6 +53,15 @@ def own_peak_memory_mib() -> float:
         return peak_memory_mib_of(resource.getrusage(resource.RUSAGE_SELF))
 
 
+def _counted_late_mib() -> float:
+    """How much the kernel's marks of one memory may differ: each CPU counts pages (anonymous, of files, shared) in batches of its own.
+
+    A batch is max(32, twice the CPUs) pages (`percpu_counter_batch` in lib/percpu_counter.c of Linux 6.2 and later).
+    """
+    cpus = os.cpu_count() or 1
+    return 3 * cpus * max(32, 2 * cpus) * resource.getpagesize() / 2**20
+
+
 class Wait:
     """A child of this process, from now on waited for with its account kept. Raises nothing for kinds it does not know."""
 
@@ -95,7 +105,8 @@ class _Forked(_Own, popen_fork.Popen):
 
 class _Spawned(_Own, popen_spawn_posix.Popen):
     def _kept(self, account: Account) -> Account:
-        known = account.peak_memory_mib is not None and account.peak_memory_mib > own_peak_memory_mib()
+        parents_at_most = own_peak_memory_mib() + _counted_late_mib()
+        known = account.peak_memory_mib is not None and account.peak_memory_mib > parents_at_most
         return account if known else account._replace(peak_memory_mib=None)
 
 
