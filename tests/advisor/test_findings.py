@@ -111,9 +111,10 @@ def test_figures_are_those_of_the_query_and_costs_are_by_the_rate_card():
     names = [item[0] for item in con.execute(found.query).description]
     (row,) = con.execute(found.query).fetchall()
     answer = dict(zip(names, row, strict=True))
-    assert {name: answer[name] for name in ("failed_runs", "runs", "lost_s")} == {
-        name: found.figures[name] for name in ("failed_runs", "runs", "lost_s")
-    }
+    # the order in which several threads add up is theirs
+    assert {name: answer[name] for name in ("failed_runs", "runs", "lost_s")} == pytest.approx(
+        {name: found.figures[name] for name in ("failed_runs", "runs", "lost_s")}
+    )
 
 
 def test_a_name_with_quotes_stays_a_name():

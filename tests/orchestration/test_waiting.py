@@ -39,7 +39,11 @@ def test_memory_of_a_program_smaller_than_its_parent_ever_was_is_unknown(then: s
     assert process.exitcode == code
     account = wait.account()
     assert account is not None
-    assert account.cpu_s == pytest.approx(receive.recv(), rel=0.1, abs=0.05)
+    told = receive.recv()
+    if then == "dies":
+        assert account.cpu_s == pytest.approx(told, rel=0.1, abs=0.05)
+    else:  # the end of an interpreter, and of the coverage it may measure, is used by the process too
+        assert told <= account.cpu_s + 0.02 <= told + 1
     assert account.peak_memory_mib is None
 
 
