@@ -19,13 +19,17 @@ if TYPE_CHECKING:
     from workflows_pkg.history.archive import Archive
     from workflows_pkg.orchestration.purge import PurgeResult
 
+    _Age = click.ParamType[timedelta]
+else:
+    _Age = click.ParamType  # takes no type argument before click 8.2, which a Dagster may be pinned below
+
 FOLDER = "archive"
 """Where an archive lies unless one is named, in the instance's folder."""
 
 LONGEST = timedelta(days=36_600)
 
 
-class Age(click.ParamType[timedelta]):
+class Age(_Age):
     """How long a run has to be over: `30d`, `12h`."""
 
     name = "age"
