@@ -38,8 +38,7 @@ class WorkflowsError(Exception):
         self.fix = fix
 
     def __str__(self) -> str:
-        ends = "." if self.fix and self.message[-1:].isalnum() else ""
-        return f"{self.message}{ends} {self.fix}".rstrip()
+        return f"{self.message} {self.fix}".rstrip()
 
 
 @dataclass(frozen=True, order=True)

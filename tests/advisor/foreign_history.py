@@ -152,18 +152,6 @@ def failing(count: int = 300, *, every: int = 20, soon_s: float = 3600.0, again:
     return made
 
 
-def again_at_once(count: int = 300, *, every: int = 20, after_s: float = 25.0, again: bool = False, **failure: Any) -> Made:
-    """A failure in every `every`-th run, and somebody who starts the run again `after_s` later, which succeeds unless `again`."""
-    made = Made()
-    for number, at in enumerate(hours(count)):
-        bad = number % every == 5
-        made.run("orders", at, STEPS, fails="extract" if bad else "", **failure)
-        if bad:
-            then = at + timedelta(seconds=after_s)
-            made.run("orders", then, STEPS, fails="extract" if again else "", **{"trigger": "retry", **failure})
-    return made
-
-
 def hanging(count: int = 120, hung: int = 8) -> Made:
     made = Made()
     for number, at in enumerate(hours(count * 8)[::8]):

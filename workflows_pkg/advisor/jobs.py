@@ -117,8 +117,6 @@ def _retry(con: Connection, now: datetime, job: str, step: str, runs: int) -> _D
     if not soon or _lower_share(len(helped), len(soon)) < LEAST_HELPED_SHARE:
         return None
     most, least = upper_share(len(helped), number) * number / runs, _lower_share(len(proven), number) * number / runs
-    if least <= 0:  # nothing shows that waiting as briefly as this policy does would have helped
-        return None
     avoided = (len(helped) + len(proven)) / 2
     wasted_s = sum(row["run_time_s"] or 0.0 for row in failed)
     address = f"job:{job}/step:{step}"

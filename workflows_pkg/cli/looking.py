@@ -49,8 +49,7 @@ def look(where: str, out: Path, show: bool | None, keep: Path | None, as_json: b
     what they cost, schedules in each other's way, forecast errors, up to three suggestions, and what could not be seen.
     """
     started = time.monotonic()
-    where = where.strip().strip("\"'").strip()
-    if not where:  # an unset variable of the shell; as a path it would mean the current folder
+    if not where.strip():  # an unset variable of the shell; as a path it would mean the current folder
         raise SetupError("No instance is named.", fix="Name its DAGSTER_HOME folder, or a PostgreSQL URL.")
     from workflows_pkg.orchestration.events import sync_events  # what only this command needs, and takes seconds to import
     from workflows_pkg.orchestration.sources import open_source
@@ -96,22 +95,13 @@ def _private(instance: list[Path], keep: Path | None) -> Generator[Path]:
             yield Path(home)
         return
     _refuse_inside(instance, keep, "--keep", "keep what was read")
-    try:
-        new = not keep.exists()
-        if not new and any(keep.iterdir()):
-            raise SetupError(f"{bounded(keep, 200)} is not empty.", fix="Name a folder that is new or empty with --keep.")
-        keep.mkdir(parents=True, exist_ok=True)
-        tempfile.TemporaryFile(dir=keep).close()
-    except OSError as error:
-        raise SetupError(
-            f"Nothing can be kept in {bounded(keep, 200)}: {error.strerror}.", fix="Name another folder with --keep."
-        ) from error
+    if keep.exists() and any(keep.iterdir()):
+        raise SetupError(f"{bounded(keep, 200)} is not empty.", fix="Name a folder that is new or empty with --keep.")
+    keep.mkdir(parents=True, exist_ok=True)
     try:
         yield keep
-    except BaseException:  # half of a history would be taken for all of it
-        shutil.rmtree(keep, ignore_errors=True)
-        if not new:
-            keep.mkdir(exist_ok=True)
+    except BaseException:
+        shutil.rmtree(keep, ignore_errors=True)  # half of a history would be taken for all of it
         raise
 
 

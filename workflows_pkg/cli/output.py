@@ -55,25 +55,10 @@ def resolve_home(home: Path | None) -> Path:
 
 def answer(value: Any, as_json: bool, text: str | Callable[[], str]) -> None:
     """Prints `value` as JSON, or `text` for a person."""
-    if sys.stdout is None:
-        raise SetupError("Standard output is closed.", fix="Leave it open, or send it to a file.")
     if as_json:
-        _say(json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False))
+        click.echo(json.dumps(plain(value), indent=2, ensure_ascii=False, allow_nan=False))
     else:
-        _say(text if isinstance(text, str) else text())
-
-
-def _say(text: str) -> None:
-    try:
-        click.echo(text)
-        sys.stdout.flush()
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # the end of the process would try to write what is left again
-        raise SetupError(
-            f"The answer cannot be written to standard output: {error.strerror}.", fix="Send it elsewhere."
-        ) from error
+        click.echo(text if isinstance(text, str) else text())
 
 
 def plain(value: Any) -> Any:

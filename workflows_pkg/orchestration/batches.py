@@ -338,10 +338,7 @@ def over_for(run: RunRow, now: datetime) -> timedelta:
     """How long the run has been over; negative while it is not."""
     if run.status not in _OVER:
         return timedelta(seconds=-1)
-    try:
-        ended = datetime.fromtimestamp(run.ended, UTC) if run.ended else instant(run.updated)
-    except (ValueError, OverflowError, OSError):  # no instant that a calendar has
-        ended = instant(run.updated)
+    ended = datetime.fromtimestamp(run.ended, UTC) if run.ended else instant(run.updated)
     return now - ended if ended else GRACE
 
 

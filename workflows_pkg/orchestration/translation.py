@@ -182,10 +182,6 @@ _TREES = (
 """Fields that are looked into; the others are plain values."""
 
 
-_LAST_S = 250_000_000_000
-"""Seconds since 1970 in the year 9892: what is later is no instant of an event, and Python has none after 9999."""
-
-
 def _shape() -> str:
     """What of an entry is read, as DuckDB's from_json takes it: one pass over the text, where a path for each field would be many."""
     root: dict[str, Any] = {}
@@ -267,8 +263,7 @@ with parsed as (
   from described
 )
 select source_id, run_id, event_id, event_hash, kind,
-  case when try_cast(timestamp as double) < {_LAST_S} then try(make_timestamptz((try_cast(timestamp as double) * 1000000)::bigint)) end
-    as at,
+  try(make_timestamptz((try_cast(timestamp as double) * 1000000)::bigint)) as at,
   nullif(job, '') as job_name,
   coalesce(step, step_of_event) as step_key,
   coalesce(try_cast(pid as bigint), case when kind = 'metered' then

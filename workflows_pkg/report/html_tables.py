@@ -34,13 +34,9 @@ class Column:
     figures: bool = False
 
 
-_TURNING = dict.fromkeys((*range(0x202A, 0x202F), *range(0x2066, 0x206A)), "?")
-"""Characters that turn the direction of what follows: in a name they garble the sentence around it."""
-
-
 def escaped(text: object) -> str:
     """Text for HTML, inside elements and attributes."""
-    return html.escape(str(text).translate(_TURNING))
+    return html.escape(str(text))
 
 
 def tiles(facts: Sequence[tuple[str, str, str]]) -> str:

@@ -14,7 +14,6 @@ from workflows_pkg.advisor.collisions import Crowd, asked_runs, collisions
 from workflows_pkg.advisor.findings import Finding, findings
 from workflows_pkg.advisor.jobs import suggest_for_jobs
 from workflows_pkg.history.records import Suggestion
-from workflows_pkg.orchestration.own import BY_HAND, LEARNING_JOB, LEARNING_STEP, SYNC_SENSOR
 from workflows_pkg.prediction.rows import Connection
 from workflows_pkg.report.look_forecast import ForecastErrors, forecast_errors
 from workflows_pkg.report.look_unseen import unseen
@@ -24,14 +23,8 @@ MOST_SUGGESTIONS = 3
 MOST_STEPS = 50
 """Steps listed as slowest, and as most failing."""
 
-_COPIED = {
-    "runs": f"""job_name <> '{LEARNING_JOB}' and trial_id is null and run_id not in (
-        select run_id from step_attempts where job_name = '{BY_HAND}' group by run_id having bool_and(step = '{LEARNING_STEP}'))""",
-    "step_attempts": f"job_name <> '{LEARNING_JOB}' and step <> '{LEARNING_STEP}' and trial_id is null",
-    "ticks": f"name not in ('{SYNC_SENSOR}', '{LEARNING_JOB}')",
-}
-"""Tables that are asked again and again, and which of their rows: not those of what this project itself does in a joined instance. Sealed
-days are read from their files once."""
+_COPIED = ("runs", "step_attempts", "ticks")
+"""Tables that are asked again and again; sealed days are read from their files once."""
 
 
 @dataclass(frozen=True)
@@ -127,24 +120,17 @@ class Look:
         known = [job.cost_usd for job in self.jobs if job.cost_usd is not None]
         return sum(known) if known else None
 
-    def part_s(self, part: str) -> float | None:
-        """Seconds of one part (queue_s, start_s, run_s, retry_wait_s) over the jobs of which it is known; None where it is of none."""
-        known = [seconds for job in self.jobs if (seconds := getattr(job, part)) is not None]
-        return sum(known) if known else None
-
-    def share_of(self, *parts: str) -> float | None:
-        """The share of these parts in all time; None where none of them is known, or nothing took any time."""
-        known = [seconds for part in parts if (seconds := self.part_s(part)) is not None]
-        return sum(known) / self.total_s if known and self.total_s else None
+    def part_s(self, part: str) -> float:
+        """Seconds of one part (queue_s, start_s, run_s, retry_wait_s) over all jobs; unknown ones count nothing."""
+        return sum(getattr(job, part) or 0.0 for job in self.jobs)
 
 
 def look(con: Connection, told: Told, now: datetime, step: Callable[[str], None] | None = None) -> Look | None:
     """The look at the history behind `con`, None where nothing ever ran. `step` hears what is done next, for a progress line."""
     say = step or (lambda text: None)
     say("adding up where the time goes")
-    every = rows(con, "select count(*) as runs from runs")[0]["runs"]
-    for table, kept in _COPIED.items():
-        con.execute(f'create temp table if not exists "{table}" as select * from "{table}" where {kept}')
+    for table in _COPIED:
+        con.execute(f'create temp table if not exists "{table}" as select * from "{table}"')
     span = rows(
         con,
         """select min(created_at) as since, max(coalesce(ended_at, created_at)) as until, count(*) as runs,
@@ -152,7 +138,6 @@ def look(con: Connection, told: Told, now: datetime, step: Callable[[str], None]
     )[0]
     if not span["runs"]:
         return None
-    own = every - span["runs"]
     outcomes = rows(con, "select coalesce(outcome, 'open') as outcome, count(*) as runs from runs group by 1 order by 2 desc, 1")
     counts = rows(
         con,
@@ -175,7 +160,7 @@ def look(con: Connection, told: Told, now: datetime, step: Callable[[str], None]
         told=told, at=now, since=span["since"], until=span["until"], runs=span["runs"], open_runs=span["open_runs"],
         outcomes={row["outcome"]: row["runs"] for row in outcomes}, **counts, jobs=jobs, slowest=slowest, failing=failing, crowds=crowds,
         asked=tuple((hour, minute, number) for (hour, minute), number in sorted(minutes.items())), forecast=errors,
-        suggestions=suggestions, findings=noticed, unseen=tuple(unseen(con, told.notes, told.log_lines, errors, len(crowds), own, now)),
+        suggestions=suggestions, findings=noticed, unseen=tuple(unseen(con, told.notes, told.log_lines, errors, len(crowds))),
     )  # fmt: skip
 
 
@@ -234,7 +219,6 @@ _FAILING = """
         select r.job_name, e.step, sum(r.run_time_s) as seconds, sum(r.cost_usd) as usd
         from ended e join runs r using (run_id) where r.outcome = 'failure' group by 1, 2
     ), tried as (
-        -- of a run that the step ended everything is lost already
         select job_name, step, count(distinct run_id) as runs, count(*) filter (outcome = 'failure') as failures,
             count(*) filter (will_retry) as retried,
             count(distinct run_id) filter (outcome = 'failure' and not will_retry) / count(distinct run_id) as failure_share,
@@ -242,13 +226,9 @@ _FAILING = """
             mode(error_class order by error_class) filter (outcome = 'failure') as error_class,
             arg_max(error_message, ended_at) filter (outcome = 'failure') as last_message,
             max(ended_at) filter (outcome = 'failure') as last_at,
-            sum(coalesce(run_time_s, 0) + coalesce(retry_wait_s, 0)) filter (will_retry and not all_lost) as retry_s,
-            sum(cost_usd) filter (will_retry and not all_lost) as retry_usd
-        from (
-            select a.*, e.run_id is not null as all_lost from step_attempts a left join (
-                select run_id, step from ended join runs r using (run_id) where r.outcome = 'failure'
-            ) e using (run_id, step)
-        ) group by 1, 2 having count(*) filter (outcome = 'failure') > 0
+            sum(coalesce(run_time_s, 0) + coalesce(retry_wait_s, 0)) filter (will_retry) as retry_s,
+            sum(cost_usd) filter (will_retry) as retry_usd
+        from step_attempts group by 1, 2 having count(*) filter (outcome = 'failure') > 0
     )
     select t.job_name as job, t.step, t.runs, t.failures, t.retried, t.failure_share, t.cause, t.error_class, t.last_message, t.last_at,
         coalesce(l.seconds, 0) + coalesce(t.retry_s, 0) as lost_s,

@@ -68,7 +68,7 @@ by removing the entry.</p></div>"""
 def _tiles(seen: Look) -> str:
     ended = seen.runs - seen.open_runs
     failed = f"{count(seen.outcomes.get('failure', 0))} failed, {count(seen.outcomes.get('canceled', 0))} canceled"
-    waiting = seen.share_of("queue_s", "start_s", "retry_wait_s")
+    waiting = seen.part_s("queue_s") + seen.part_s("start_s") + seen.part_s("retry_wait_s")
     overall = seen.forecast.of_runs
     return tiles(
         [
@@ -77,7 +77,7 @@ def _tiles(seen: Look) -> str:
             (
                 "time of all runs",
                 duration(seen.total_s),
-                f"{share(waiting)} of it waiting: queue, start, retries",
+                f"{share(waiting / seen.total_s if seen.total_s else None)} of it waiting: queue, start, retries",
             ),
             ("cost by an assumed rate", usd(seen.cost_usd), f"{count(seen.attempts)} step attempts"),
             (

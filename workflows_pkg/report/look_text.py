@@ -26,9 +26,7 @@ def _facts(seen: Look) -> Iterator[tuple[str, str]]:
         yield (
             "time",
             f"{duration(seen.total_s)}: "
-            + ", ".join(
-                f"{name} {'unknown' if (known := seen.share_of(part)) is None else share(known)}" for name, part in parts
-            ),
+            + ", ".join(f"{name} {share(seen.part_s(part) / seen.total_s)}" for name, part in parts),
         )
     if seen.slowest:
         slow = seen.slowest[0]

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import datetime
 
-from workflows_pkg.advisor.asking import literal
 from workflows_pkg.advisor.collisions import LEAST_TIMES
 from workflows_pkg.history.cost import RateCard
 from workflows_pkg.report.look_forecast import ForecastErrors
@@ -13,46 +11,26 @@ from workflows_pkg.report.reading import Connection, rows
 from workflows_pkg.report.tables import count
 
 
-def unseen(
-    con: Connection, notes: Sequence[str], log_lines: int, errors: ForecastErrors, crowds: int, own: int, at: datetime
-) -> list[tuple[str, str]]:
-    """Pairs of what and why. `notes` and `log_lines` are what the reader of the instance tells; `crowds`: how many were found; `own`: runs
-    of this project's own, which are left out of everything; `at`: the moment of the look.
-    """
+def unseen(con: Connection, notes: Sequence[str], log_lines: int, errors: ForecastErrors, crowds: int) -> list[tuple[str, str]]:
+    """Pairs of what and why. `notes` and `log_lines` are what the reader of the instance tells; `crowds`: how many were found."""
     facts = rows(
         con,
-        f"""select (select count(*) from step_attempts where outcome is distinct from 'skipped') as attempts,
+        """select (select count(*) from step_attempts where outcome is distinct from 'skipped') as attempts,
                (select count(*) from step_attempts where cpu_s is null and outcome is distinct from 'skipped') as unmetered,
                (select count(*) from step_attempts where outcome = 'failure' and coalesce(failure_cause, 'unknown') = 'unknown')
                    as unknown_causes,
                (select count(*) from step_attempts where outcome = 'failure') as failures,
-               count(*) as runs,
-               count(*) filter (attempt_count is null and run_id not in (select run_id from quarantine)) as without_events,
-               count(*) filter (created_at > {literal(at)}) as ahead,
+               count(*) as runs, count(*) filter (attempt_count is null) as without_events,
                count(*) filter (queue_time_s is null and outcome is not null and attempt_count is not null) as without_queue,
                count(*) filter (outcome is null) as open_runs, count(*) filter (outcome_conflict) as conflicts,
                count(*) filter (trigger in ('schedule', 'sensor')) as by_clock
            from runs""",
     )[0]
     found = [("Something in the instance itself", note) for note in notes]
-    # the reason of a whole log names its file
-    quarantined = rows(
-        con,
-        """select event_id = 0 as whole, min(reason) as reason, count(*) as number from quarantine
-           group by whole, case when event_id = 0 then '' else reason end order by number desc, reason limit 5""",
-    )
-    for row in quarantined:
-        what = _things(row["number"], "run log", "run logs") if row["whole"] else _things(row["number"], "event", "events")
-        found.append((f"{what} could not be read", f"{'Such as: ' if row['whole'] and row['number'] > 1 else ''}{row['reason']}"))
-    if own:
-        found.append((
-            f"{_things(own, 'run', 'runs')} of this workbench itself", "What it learns by, and its trials, are left out of every figure.",
-        ))  # fmt: skip
-    if facts["ahead"]:
-        found.append((
-            f"What {_things(facts['ahead'], 'run', 'runs')} asked for in the future tell",
-            "Some clock was wrong, theirs or this one. They are counted, and left out of what stands out and what is suggested.",
-        ))  # fmt: skip
+    quarantined = rows(con, "select reason, count(*) as number from quarantine group by 1 order by 2 desc, 1 limit 5")
+    found += [
+        (f"{_things(row['number'], 'event or log', 'events or logs')} could not be read", row["reason"]) for row in quarantined
+    ]
     if facts["without_events"]:
         found.append((
             f"The steps of {_things(facts['without_events'], 'run', 'runs')} out of {count(facts['runs'])}",

@@ -96,14 +96,9 @@ class ShardedLogs:
 
     def _piece(self, run_id: str, start: int, limit: int, limit_bytes: int) -> Piece:
         path = self._path(run_id)
-        try:
-            os.stat(path)
-        except FileNotFoundError:
+        if not os.path.exists(path):
             self._notes.no_log(run_id)
             return Piece(run_id, gone=True)
-        except OSError as error:
-            self._notes.unreadable(run_id)
-            return Piece(run_id, failed=SetupError(f"{path} cannot be looked at: {error.strerror}."))
         try:
             rows, last = read(path, partial(self._rows, run_id, start, limit, limit_bytes), untouched=self._untouched)
         except (SetupError, BusyError) as error:

@@ -31,20 +31,9 @@ def open_source(where: Path | str, *, untouched: bool = False) -> Source:
     Opens what it needs to see that it is Dagster's. Raises SetupError where it is not or cannot be read, with the folder that was
     probably meant; BusyError where somebody holds it exclusively.
     """
-    text = str(where).strip().strip("\"'").strip()
-    try:
-        return _open(text, untouched)
-    except OSError as error:  # a folder that may not be entered, a name that is too long, a disk that is gone
-        raise SetupError(
-            f"{bounded(_masked(text), 200)} cannot be looked at: {error.strerror or type(error).__name__}.",
-            fix="Ask for the right to read it, or name another place.",
-        ) from error
-
-
-def _open(where: str, untouched: bool) -> Source:
-    named = _URL.match(where)
+    named = _URL.match(str(where))
     if named:
-        return _opened(on_postgres(_url(where, named[1])), None, untouched)
+        return _opened(on_postgres(_url(str(where), named[1])), None, untouched)
     try:
         home = Path(where).expanduser()
     except RuntimeError:  # a user that does not exist
@@ -120,25 +109,7 @@ def _refuse_foreign(runs: Database) -> None:
         )
 
 
-_LOOKS_LIKE_AN_ADDRESS = re.compile(r"@|\bpassword\s*=|\bhost\s*=|^postgres", re.IGNORECASE)
-
-
-def _masked(text: str) -> str:
-    """The text without what may be a password: before an @, or behind password=.
-
-    >>> _masked("me:secret@db/dagster"), _masked("host=db password='a b' user=me"), _masked("/srv/dagster")
-    ('…@db/dagster', 'host=db password=… user=me', '/srv/dagster')
-    """
-    text = re.sub(r"(password\s*=\s*)('[^']*'|\S+)", r"\1…", text, flags=re.IGNORECASE)
-    return f"…@{text.rpartition('@')[2]}" if "@" in text else text
-
-
 def _not_a_folder(home: Path) -> SetupError:
-    if not home.exists() and _LOOKS_LIKE_AN_ADDRESS.search(str(home)):
-        return SetupError(
-            f"There is no folder {bounded(_masked(str(home)), 200)}; it looks like the address of a database.",
-            fix="Write it as postgresql://user:password@host:5432/database.",
-        )
     if not home.exists():
         return SetupError(f"There is no Dagster instance at {home}: no such folder.", fix=_meant(home) or _ASK)
     return SetupError(f"{home} is a file; expected the folder of a Dagster instance.", fix=_meant(home) or _ASK)

@@ -66,8 +66,6 @@ def _settings(file: Path) -> dict[str, Any]:
         return {}
     try:
         loaded = load_yaml_from_path(str(file))
-    except OSError as error:
-        raise SetupError(f"{file} cannot be read: {error.strerror}.", fix="Ask for the right to read it.") from error
     except Exception as error:  # the YAML reader's errors have no common class outside the yaml package
         raise SetupError(f"{file} cannot be read: {bounded(error, 200)}", fix="Mend the file.") from error
     return loaded if isinstance(loaded, dict) else {}

@@ -158,9 +158,6 @@ class Source:
         except (SetupError, BusyError) as error:
             self._notes.say(f"ticks: {error.message}")
             return []
-        except OSError as error:  # a folder that this user may not enter
-            self._notes.say(f"ticks: {error.filename} cannot be looked at: {error.strerror}")
-            return []
 
     def _ticks(self, since: str, after: int, limit: int, select: Select) -> list[TickRow]:
         at, updated = self._schedules.utc("timestamp"), f"coalesce({self._schedules.utc('update_timestamp')}, '')"
