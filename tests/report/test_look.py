@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import dagster as dg
+import numpy as np
 import pytest
 import yaml
 
@@ -99,6 +100,65 @@ def test_the_time_of_a_job_is_the_sum_of_its_runs():
     assert jobs["stock"].total_s == pytest.approx(sum(run["queue_time_s"] + 2 + run["run_time_s"] for run in own))
     parts = ("queue_s", "start_s", "run_s", "retry_wait_s")
     assert seen.total_s == pytest.approx(sum(seen.part_s(part) for part in parts))
+
+
+def retried_to_the_end(made, run_id, tries):
+    """Turns the run into one in which `tries` attempts of its first step, side by side or after each other, are retried before it fails."""
+    run = next(row for row in made.runs if row["run_id"] == run_id)
+    (attempt,) = (row for row in made.attempts if row["run_id"] == run_id)
+    took = run["run_time_s"] / 2
+    for number in range(1, tries + 1):
+        again = {**attempt, "attempt": number, "will_retry": True, "run_time_s": took, "retry_wait_s": took / 2}
+        made.attempts.insert(0, {**again, "cost_usd": run["cost_usd"] / (2 * tries)})
+    attempt.update(attempt=tries + 1)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_no_step_loses_more_than_its_runs_took(seed):
+    """Failing, retried, retried and failing, canceled and open runs in any mixture."""
+    made = FOREIGN["Made"](rng=np.random.default_rng(seed))
+    for at in FOREIGN["hours"](40):
+        kind = made.rng.choice(["good", "fails", "fails_again", "retried", "canceled", "open"])
+        fails, retries = (
+            "extract" if kind.startswith("fails") else "",
+            "extract" if kind in ("retried", "open", "canceled") else "",
+        )
+        run_id = made.run("orders", at, FOREIGN["STEPS"], fails=fails, retries=retries)
+        if kind == "fails_again":
+            retried_to_the_end(made, run_id, int(made.rng.integers(1, 5)))
+        if kind == "canceled":
+            made.runs[-1].update(outcome="canceled")
+        if kind == "open":
+            made.runs[-1].update(outcome=None, ended_at=None, run_time_s=None, cost_usd=None)
+    seen = seen_of(made.con())
+    (step,) = seen.failing
+    assert 0 < step.lost_s <= seen.total_s
+    assert step.lost_usd is not None
+    assert 0 < step.lost_usd <= seen.cost_usd
+    failed = sum(run["run_time_s"] for run in made.runs if run["outcome"] == "failure")
+    ended = {run["run_id"] for run in made.runs if run["outcome"] in ("success", "canceled")}
+    retried = sum(
+        row["run_time_s"] + row["retry_wait_s"] for row in made.attempts if row["will_retry"] and row["run_id"] in ended
+    )
+    assert step.lost_s == pytest.approx(failed + retried)
+
+
+def test_a_step_that_always_fails_after_its_retries_loses_its_runs_once():
+    made = FOREIGN["Made"]()
+    for at in FOREIGN["hours"](2):
+        retried_to_the_end(made, made.run("orders", at, FOREIGN["STEPS"], fails="extract"), 3)
+    (step,) = seen_of(made.con()).failing
+    assert (step.failures, step.retried) == (8, 6)
+    assert step.lost_s == pytest.approx(sum(run["run_time_s"] for run in made.runs))
+    assert step.lost_usd == pytest.approx(sum(run["cost_usd"] for run in made.runs))
+
+
+def test_retries_side_by_side_cost_a_run_no_more_than_it_took():
+    made = FOREIGN["Made"]()
+    retried_to_the_end(made, made.run("orders", FOREIGN["START"], FOREIGN["STEPS"], fails="extract"), 4)
+    made.runs[0]["outcome"] = "success"
+    (step,) = seen_of(made.con()).failing
+    assert step.lost_s == pytest.approx(made.runs[0]["run_time_s"])
 
 
 def test_a_healthy_history_gets_no_suggestion_and_is_told_so():

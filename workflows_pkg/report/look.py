@@ -69,7 +69,10 @@ class SlowStep:
 
 @dataclass(frozen=True)
 class FailingStep:
-    """One step by how often it failed. `runs_ended`: runs that it ended; `lost_s`, `lost_usd`: what these runs and its retries took."""
+    """One step by how often it failed. `lost_s`, `lost_usd`: what the runs that it ended took, and its retries in other ended runs.
+
+    No run counts for more than it took, also where copies of a mapped step were retried side by side.
+    """
 
     job: str
     step: str
@@ -213,11 +216,19 @@ _SLOWEST = """
 
 _FAILING = """
     with ended as (
-        select run_id, step from step_attempts where outcome = 'failure' and not will_retry
-        qualify row_number() over (partition by run_id order by ended_at, step_key) = 1
+        select a.run_id, a.step from step_attempts a join runs r using (run_id)
+        where a.outcome = 'failure' and not a.will_retry and r.outcome = 'failure'
+        qualify row_number() over (partition by a.run_id order by a.ended_at, a.step_key) = 1
+    ), retries as (
+        select run_id, step, sum(coalesce(run_time_s, 0) + coalesce(retry_wait_s, 0)) as seconds, sum(cost_usd) as usd
+        from step_attempts where will_retry group by 1, 2
     ), lost as (
-        select r.job_name, e.step, sum(r.run_time_s) as seconds, sum(r.cost_usd) as usd
-        from ended e join runs r using (run_id) where r.outcome = 'failure' group by 1, 2
+        select job_name, step, sum(seconds) as seconds, sum(usd) as usd from (
+            select r.job_name, e.step, r.run_time_s as seconds, r.cost_usd as usd from ended e join runs r using (run_id)
+            union all
+            select r.job_name, t.step, least(t.seconds, r.run_time_s), t.usd from retries t join runs r using (run_id)
+            anti join ended using (run_id, step) where r.outcome is not null
+        ) group by 1, 2
     ), tried as (
         select job_name, step, count(distinct run_id) as runs, count(*) filter (outcome = 'failure') as failures,
             count(*) filter (will_retry) as retried,
@@ -225,12 +236,9 @@ _FAILING = """
             mode(coalesce(failure_cause, 'unknown') order by failure_cause) filter (outcome = 'failure') as cause,
             mode(error_class order by error_class) filter (outcome = 'failure') as error_class,
             arg_max(error_message, ended_at) filter (outcome = 'failure') as last_message,
-            max(ended_at) filter (outcome = 'failure') as last_at,
-            sum(coalesce(run_time_s, 0) + coalesce(retry_wait_s, 0)) filter (will_retry) as retry_s,
-            sum(cost_usd) filter (will_retry) as retry_usd
+            max(ended_at) filter (outcome = 'failure') as last_at
         from step_attempts group by 1, 2 having count(*) filter (outcome = 'failure') > 0
     )
     select t.job_name as job, t.step, t.runs, t.failures, t.retried, t.failure_share, t.cause, t.error_class, t.last_message, t.last_at,
-        coalesce(l.seconds, 0) + coalesce(t.retry_s, 0) as lost_s,
-        case when l.usd is not null or t.retry_usd is not null then coalesce(l.usd, 0) + coalesce(t.retry_usd, 0) end as lost_usd
+        coalesce(l.seconds, 0) as lost_s, l.usd as lost_usd
     from tried t left join lost l using (job_name, step) order by t.failures desc, lost_s desc, job, t.step"""

@@ -194,7 +194,7 @@ def _failing(seen: Look) -> str:
         Column("last", lambda row: Cell(instant(row["last_at"]))),
         texts("last message", "last_message"),
     ]
-    caption = "Failed attempts by step. 'Time lost' is what the runs that the step ended had run, and what its retries took."
+    caption = "Failed attempts by step. 'Time lost' is what the runs that the step ended had run, and what its retries took in other runs."
     return table(caption, columns, [_shortened(vars(step)) for step in seen.failing]) or '<p class="card">No step has failed.</p>'
 
 
