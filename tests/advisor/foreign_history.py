@@ -143,12 +143,25 @@ def crowded(count: int = 300, extra_s: float = 40.0) -> Made:
     return made
 
 
-def failing(count: int = 300, *, every: int = 20, soon_s: float = 3600.0, again: bool = False, **failure: Any) -> Made:
-    """`orders` every `soon_s` seconds; its first step fails in every `every`-th run, and in the next one too where `again`."""
+def failing(
+    count: int = 300, *, every: int = 20, soon_s: float = 3600.0, again: bool = False, again_s: float = 0.0, first_only: int = 0,
+    **failure: Any,
+) -> Made:  # fmt: skip
+    """`orders` every `soon_s` seconds; its first step fails in every `every`-th run.
+
+    again: the next runs fail too. again_s: somebody starts a failed run again so many seconds after it was asked for, `first_only`: only
+    the first so many of them.
+    """
     made = Made()
+    failures = 0
     for number in range(count):
         bad = number % every == 5 or (again and number % every in (6, 7))
-        made.run("orders", START + timedelta(seconds=soon_s * number), STEPS, fails="extract" if bad else "", **failure)
+        at = START + timedelta(seconds=soon_s * number)
+        made.run("orders", at, STEPS, fails="extract" if bad else "", **failure)
+        failures += bad
+        if bad and again_s and (not first_only or failures <= first_only):
+            fails = "extract" if again else ""
+            made.run("orders", at + timedelta(seconds=again_s), STEPS, fails=fails, trigger="retry", **failure)
     return made
 
 

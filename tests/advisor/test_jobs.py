@@ -27,15 +27,9 @@ def _one(history: Any) -> Suggestion:
     return found
 
 
-def _again_at_once(count: int = 300) -> Any:
+def _again_at_once(**more: Any) -> Any:
     """A transient failure in every twentieth run, and somebody who starts the run again within 20 s, which succeeds."""
-    history = made["Made"]()
-    for number, at in enumerate(made["hours"](count)):
-        bad = number % 20 == 5
-        history.run("orders", at, STEPS, fails="extract" if bad else "")
-        if bad:
-            history.run("orders", at + timedelta(seconds=25), STEPS, trigger="retry")
-    return history
+    return made["failing"](again_s=25.0, **more)
 
 
 def test_a_healthy_history_gives_none():
@@ -43,8 +37,8 @@ def test_a_healthy_history_gives_none():
     assert suggest_for_jobs(made["Made"]().con(), NOW) == []
 
 
-def test_a_transient_failure_that_was_over_within_the_hour_is_worth_a_retry():
-    con = made["failing"](soon_s=1800).con()
+def test_a_transient_failure_that_was_over_within_the_wait_is_worth_a_retry():
+    con = _again_at_once().con()
     (found,) = suggest_for_jobs(con, NOW)
     assert (found.kind, found.workflow, found.step, found.based_on) == ("job_retry", "orders", "extract", 0)
     (change,) = json.loads(found.change)
@@ -54,36 +48,47 @@ def test_a_transient_failure_that_was_over_within_the_hour_is_worth_a_retry():
     evidence = json.loads(found.evidence)
     rows = con.execute(evidence["query"]).fetchall()
     assert len(rows) == evidence["failures"] == 15
-    assert evidence["succeeded_then"] == 15
-
-
-def test_how_fast_trouble_passes_is_not_known_from_a_next_run_half_an_hour_later():
-    found = _one(made["failing"](soon_s=1800))
-    assert found.quantity == "failure_share"
-    assert found.effect_high == 0, "nothing proves that 60 s would have been enough"
-    assert found.effect_low is not None
-    assert found.effect_low <= -15 / 300
-    assert found.effect == pytest.approx(-0.5 * 15 / 300)
-
-
-def test_control_where_trouble_passed_within_the_wait_the_effect_is_certain():
-    found = _one(_again_at_once())
+    assert evidence["tried_again_within_a_minute"] == evidence["succeeded_within_a_minute"] == 15
+    assert "15 of the 15 failures that were tried again within 60 s were over by then, of 15 in all" in found.title
     assert found.effect_high is not None
     assert found.effect_high < -0.03
-    assert json.loads(found.evidence)["succeeded_within_a_minute"] == 15
+
+
+def test_failures_that_were_not_tried_again_in_time_widen_the_effect():
+    found = _one(_again_at_once(soon_s=1800, first_only=6))
+    assert found.quantity == "failure_share"
+    assert found.effect_low is not None
+    assert found.effect_high is not None
+    assert found.effect_low <= -15 / 306, "all of them were over half an hour later"
+    assert -6 / 306 < found.effect_high < 0, "six were over in time, and that is certain"
+    assert found.effect == pytest.approx(-(15 + 6) / 2 / 306)
+
+
+@pytest.mark.parametrize("quick", [0, 1, 4])
+def test_no_retry_where_next_to_nothing_was_tried_again_in_time(quick: int):
+    """That trouble was over half an hour later does not prove that it was over within a minute."""
+    history = _again_at_once(soon_s=1800, first_only=quick) if quick else made["failing"](soon_s=1800)
+    assert suggest_for_jobs(history.con(), NOW) == []
+
+
+def test_what_is_proposed_gains_something_at_both_ends_of_its_interval():
+    for history in (_again_at_once(), _again_at_once(first_only=5), made["hanging"](), made["crowded"]()):
+        found = _one(history)
+        assert found.effect_high is not None
+        assert found.effect_high < 0, found.title
 
 
 @pytest.mark.parametrize(
     ("case", "history"),
     [
-        ("a bug in the code", lambda: made["failing"](soon_s=1800, cause="code", error="KeyError")),
-        ("bad data", lambda: made["failing"](soon_s=1800, cause="data", error="ParserError")),
-        ("nobody knows the class", lambda: made["failing"](soon_s=1800, cause="unknown", error="VendorError")),
+        ("a bug in the code", lambda: _again_at_once(cause="code", error="KeyError")),
+        ("bad data", lambda: _again_at_once(cause="data", error="ParserError")),
+        ("nobody knows the class", lambda: _again_at_once(cause="unknown", error="VendorError")),
         ("the next run is tomorrow", lambda: made["failing"](soon_s=86_400 / 2)),
-        ("too few", lambda: made["failing"](soon_s=1800, every=80)),
-        ("the next ones fail too", lambda: made["failing"](soon_s=1800, again=True)),
-        ("a workflow of ours", lambda: made["failing"](soon_s=1800, workflow="orders")),
-        ("a trial", lambda: made["failing"](soon_s=1800, trial_id="t1")),
+        ("too few", lambda: _again_at_once(every=80)),
+        ("the next ones fail too", lambda: _again_at_once(again=True)),
+        ("a workflow of ours", lambda: _again_at_once(workflow="orders")),
+        ("a trial", lambda: _again_at_once(trial_id="t1")),
     ],
 )
 def test_no_retry_without_evidence(case: str, history: Any):
@@ -145,7 +150,7 @@ def test_control_schedules_that_meet_without_waiting_stay_where_they_are():
 
 def test_the_largest_saving_comes_first_and_the_limit_holds():
     history = made["crowded"]()
-    for other in (made["hanging"](), made["failing"](soon_s=1800)):
+    for other in (made["hanging"](), _again_at_once()):
         for run, renamed in (("nightly", "nightly"), ("orders", "orders_slow")):
             for row in (*other.runs, *other.attempts):
                 if row["job_name"] == run:
