@@ -98,7 +98,7 @@ def test_there_is_no_workflow_file_to_write(project: Path, workflows: Callable[.
 
 
 def lived(shift: timedelta) -> dict[type[Record], list[Record]]:
-    """Half a year of a job without a spec, one step of which fails now and then and succeeds when it is started again at once, moved in time."""
+    """Half a year of a job without a spec, one step of which fails now and then and succeeds when started again at once, moved in time."""
     theirs = runpy.run_path(str(Path(__file__).parents[1] / "advisor" / "foreign_history.py"))["failing"](again_s=25.0)
     rows = {Run: theirs.runs, StepAttempt: theirs.attempts}
     moved = {

@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[2]
 BENCHMARK: dict[str, Any] = runpy.run_path(str(ROOT / "benchmarks" / "look.py"))
 PAGE: dict[str, Any] = runpy.run_path(str(ROOT / "tests" / "report" / "test_page.py"))
 RUNS = 150
+BROKEN = "database disk image is malformed. Restore it from a backup."
 Call = Callable[..., Any]
 
 
@@ -169,8 +170,21 @@ def test_half_written_logs_are_told_of_and_the_rest_is_shown(home: Path, here: P
     looked = workflows("look", home, "--json")
     assert looked.code == 0, looked.err
     assert looked.value["instance"]["runs"] == RUNS
-    said = " ".join(f"{item['what']}: {item['why']}" for item in looked.value["unseen"])
-    assert "The steps of 3 runs" in said or "could not be read" in said
+    said = {item["what"]: item["why"] for item in looked.value["unseen"]}
+    folder = shards[0].parent
+    assert said["1 run log could not be read"] == f"{folder}/{shards[0].name} is not a readable SQLite file: {BROKEN}"
+    assert said["Something in the instance itself"] == "1 run without a log: deleted, or kept elsewhere"
+    assert f"The steps of 2 runs out of {RUNS}" in said, "the empty one and the deleted one"
+
+
+def test_many_broken_logs_are_one_fact_with_its_reason(home: Path, here: Path, workflows: Call) -> None:
+    shards = sorted((home / "history" / "runs").glob("*-*.db"))
+    for shard in shards[:5]:
+        shard.write_bytes(shard.read_bytes()[:6000])
+    looked = workflows("look", home, "--json")
+    told = [(item["what"], item["why"]) for item in looked.value["unseen"]]
+    assert told[0] == ("5 run logs could not be read", f"{shards[0].parent}/*.db is not a readable SQLite file: {BROKEN}")
+    assert not any("deleted" in why for _, why in told)
 
 
 def test_events_of_a_newer_dagster_are_told_of(home: Path, here: Path, workflows: Call) -> None:

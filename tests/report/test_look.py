@@ -216,7 +216,7 @@ def test_open_runs_without_events_and_quarantine_are_told(sample):
             f"insert into {kind.table} ({quoted}) values ({marks})", [[getattr(row, name) for name in names] for row in rows]
         )
     told = dict(seen_of(con).unseen)
-    assert told["1 event or log could not be read"] == "Its text is not JSON."
+    assert told["1 event could not be read"] == "Its text is not JSON."
     assert any(what.startswith("The steps of 1 run out of 90") for what in told)
     assert any(what.startswith("How 1 run will end") for what in told)
 

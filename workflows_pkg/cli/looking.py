@@ -57,10 +57,11 @@ def look(where: str, out: Path, show: bool | None, keep: Path | None, as_json: b
     with Progress() as progress, open_source(where, untouched=True) as source:
         instance = _folders(where, source.place)
         _refuse_inside(instance, out, "--out", "write the page")
-        if not out.absolute().parent.is_dir():
+        if not _folder_there(out.absolute().parent):
             raise SetupError(
                 f"There is no folder {bounded(out.absolute().parent, 200)}.", fix="Make it, or write somewhere else with --out."
             )
+        _try_to_write(out.absolute().parent, "--out")
         progress.say(f"reading {source.description}")
         from workflows_pkg.report.document import write_document
         from workflows_pkg.report.look import Told, look_value
@@ -90,19 +91,50 @@ def look(where: str, out: Path, show: bool | None, keep: Path | None, as_json: b
 def _private(instance: list[Path], keep: Path | None) -> Generator[Path]:
     """The folder for the private history: one that goes away, or the one to keep, which has to be new or empty."""
     if keep is None:
-        _refuse_inside(instance, Path(tempfile.gettempdir()), "TMPDIR", "put temporary files")
-        with tempfile.TemporaryDirectory(prefix="dagster-look-", ignore_cleanup_errors=True) as home:
-            yield Path(home)
+        with _writing("Temporary files", "TMPDIR"):
+            place = Path(tempfile.gettempdir())
+            _refuse_inside(instance, place, "TMPDIR", "put temporary files")
+            home = tempfile.TemporaryDirectory(prefix="dagster-look-", ignore_cleanup_errors=True)
+        with home as folder:
+            yield Path(folder)
         return
     _refuse_inside(instance, keep, "--keep", "keep what was read")
-    if keep.exists() and any(keep.iterdir()):
-        raise SetupError(f"{bounded(keep, 200)} is not empty.", fix="Name a folder that is new or empty with --keep.")
-    keep.mkdir(parents=True, exist_ok=True)
+    with _writing(str(keep), "--keep"):
+        own = not keep.exists()
+        if not own and any(keep.iterdir()):
+            raise SetupError(f"{bounded(keep, 200)} is not empty.", fix="Name a folder that is new or empty with --keep.")
+        keep.mkdir(parents=True, exist_ok=True)
+    _try_to_write(keep, "--keep")
     try:
         yield keep
-    except BaseException:
-        shutil.rmtree(keep, ignore_errors=True)  # half of a history would be taken for all of it
+    except BaseException:  # half of a history would be taken for all of it
+        for made in [keep] if own else list(keep.iterdir()):
+            shutil.rmtree(made, ignore_errors=True) if made.is_dir() else made.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def _writing(what: str, option: str) -> Generator[None]:
+    """Where the system refuses to write there, that is a SetupError."""
+    try:
+        yield
+    except OSError as error:
+        raise SetupError(
+            f"{bounded(what, 200)} cannot be written: {error.strerror or error}.", fix=f"Name another folder with {option}."
+        ) from error
+
+
+def _try_to_write(folder: Path, option: str) -> None:
+    """Whether it may be written is better known before minutes of reading."""
+    with _writing(str(folder), option), tempfile.TemporaryFile(dir=folder):
+        pass
+
+
+def _folder_there(folder: Path) -> bool:
+    try:
+        return folder.is_dir()
+    except OSError:  # not for this user, or a name that is too long
+        return False
 
 
 def _folders(where: str, runs: str) -> list[Path]:
@@ -114,7 +146,7 @@ def _refuse_inside(instance: list[Path], target: Path, option: str, what: str) -
     """Nothing is written below the folders that are looked at, by whatever links the way there leads."""
     wanted = target.resolve()
     for folder in instance:
-        if folder.is_dir() and (wanted == folder or wanted.is_relative_to(folder)):
+        if _folder_there(folder) and (wanted == folder or wanted.is_relative_to(folder)):
             raise SetupError(
                 f"{bounded(target, 200)} lies inside the instance {bounded(folder, 200)}, which is to stay as it is.",
                 fix=f"Name a place outside to {what}: {option}.",

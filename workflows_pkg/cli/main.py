@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import tempfile
@@ -17,6 +18,9 @@ EXIT_FAILED = 1
 EXIT_USAGE = 2
 EXIT_BUG = 70
 """70 is EX_SOFTWARE of sysexits.h."""
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+"""What a full disk, a quota, or a terminal that went away answer to whoever writes, to standard output too."""
 
 
 VERBS = {
@@ -76,6 +80,9 @@ def main(arguments: list[str] | None = None) -> None:
 
 def exit_code(arguments: list[str] | None = None) -> int:
     """Runs the command line; returns its exit code: 0 done, 1 it said what is wrong, 2 wrong usage, 70 a bug."""
+    if sys.stdout is None:  # closed by the shell; the next file that is opened would be taken for it
+        click.echo("Error: Standard output is closed. Open it, or send it to a file.", err=True)
+        return EXIT_FAILED
     os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "yes")  # nothing is reported to anybody unless the user asks for it
     try:
         ended = cli.main(args=arguments, prog_name="workflows", standalone_mode=False)
@@ -98,9 +105,18 @@ def exit_code(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         click.echo("stopped.", err=True)
         return 130
+    except OSError as error:
+        if error.errno not in _FULL:
+            return _bug(error)
+        click.echo(f"Error: Nothing more can be written: {error.strerror}. Make room, or write somewhere else.", err=True)
+        return EXIT_FAILED
     except Exception as error:  # noqa: BLE001  the outermost boundary: what arrives here is a bug of ours
-        with tempfile.NamedTemporaryFile("w", prefix="workflows-", suffix=".log", delete=False) as log:
-            traceback.print_exception(error, file=log)
-        click.echo(f"Unexpected {type(error).__name__}: {bounded(error, 200)}", err=True)
-        click.echo(f"This is a bug. The trace is in {Path(log.name)}; please report it.", err=True)
-        return EXIT_BUG
+        return _bug(error)
+
+
+def _bug(error: Exception) -> int:
+    with tempfile.NamedTemporaryFile("w", prefix="workflows-", suffix=".log", delete=False) as log:
+        traceback.print_exception(error, file=log)
+    click.echo(f"Unexpected {type(error).__name__}: {bounded(error, 200)}", err=True)
+    click.echo(f"This is a bug. The trace is in {Path(log.name)}; please report it.", err=True)
+    return EXIT_BUG

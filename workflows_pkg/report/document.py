@@ -20,7 +20,7 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.offline import get_plotlyjs
 
-from workflows_pkg.errors import SetupError
+from workflows_pkg.errors import SetupError, bounded
 from workflows_pkg.report.html_tables import escaped
 from workflows_pkg.report.tables import file_size
 from workflows_pkg.report.theme import template
@@ -98,7 +98,9 @@ def write_document(text: str, path: Path) -> Path:
         fresh.write_text(text, encoding="utf-8", errors="replace", newline="\n")
         os.replace(fresh, path)
     except OSError as error:
-        raise SetupError(f"The page cannot be written to {path}: {error.strerror}.", fix="Write it somewhere else.") from error
+        raise SetupError(
+            f"The page cannot be written to {bounded(path, 200)}: {error.strerror}.", fix="Write it somewhere else."
+        ) from error
     finally:
         with suppress(OSError):
             fresh.unlink(missing_ok=True)

@@ -10,6 +10,8 @@ from workflows_pkg.report.look_forecast import ForecastErrors
 from workflows_pkg.report.reading import Connection, rows
 from workflows_pkg.report.tables import count
 
+_MOST_REASONS = 5
+
 
 def unseen(con: Connection, notes: Sequence[str], log_lines: int, errors: ForecastErrors, crowds: int) -> list[tuple[str, str]]:
     """Pairs of what and why. `notes` and `log_lines` are what the reader of the instance tells; `crowds`: how many were found."""
@@ -20,16 +22,17 @@ def unseen(con: Connection, notes: Sequence[str], log_lines: int, errors: Foreca
                (select count(*) from step_attempts where outcome = 'failure' and coalesce(failure_cause, 'unknown') = 'unknown')
                    as unknown_causes,
                (select count(*) from step_attempts where outcome = 'failure') as failures,
-               count(*) as runs, count(*) filter (attempt_count is null) as without_events,
+               count(*) as runs, count(*) filter (attempt_count is null
+                   and run_id not in (select run_id from quarantine where event_id = 0)) as without_events,
                count(*) filter (queue_time_s is null and outcome is not null and attempt_count is not null) as without_queue,
                count(*) filter (outcome is null) as open_runs, count(*) filter (outcome_conflict) as conflicts,
                count(*) filter (trigger in ('schedule', 'sensor')) as by_clock
            from runs""",
     )[0]
     found = [("Something in the instance itself", note) for note in notes]
-    quarantined = rows(con, "select reason, count(*) as number from quarantine group by 1 order by 2 desc, 1 limit 5")
     found += [
-        (f"{_things(row['number'], 'event or log', 'events or logs')} could not be read", row["reason"]) for row in quarantined
+        (f"{_things(row['number'], row['thing'], row['things'])} could not be read", row["reason"])
+        for row in rows(con, _QUARANTINED)
     ]
     if facts["without_events"]:
         found.append((
@@ -83,6 +86,17 @@ def unseen(con: Connection, notes: Sequence[str], log_lines: int, errors: Foreca
         f"Run configuration, inputs, outputs and the code were not read{lines}: only states, times, errors, tags and tick outcomes.",
     ))  # fmt: skip
     return found
+
+
+_QUARANTINED = f"""
+    with told as (
+        select *, case event_id when 0 then 'run log' else 'event' end as thing, replace(reason, run_id, '*') as alike from quarantine
+    ), every as (
+        select thing, thing || 's' as things, count(*) as number, if(count(*) = 1, any_value(reason), alike) as reason
+        from told group by thing, alike
+    )
+    select thing, things, number, reason from every order by number desc, thing, reason limit {_MOST_REASONS}"""
+"""Rows of quarantine by reason, the run in it left open: many broken logs of one kind are one fact, however their files are called."""
 
 
 def _things(number: int, one: str, many: str) -> str:

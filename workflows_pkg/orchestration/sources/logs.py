@@ -20,6 +20,7 @@ from workflows_pkg.history.sqlite_files import read
 from workflows_pkg.orchestration.sources.database import Database, Select, marks
 from workflows_pkg.orchestration.sources.notes import Notes
 from workflows_pkg.orchestration.sources.rows import LONGEST_EVENT, NO_ROWS, Piece, Rows, Wanted
+from workflows_pkg.orchestration.sources.settings import not_looked_at
 from workflows_pkg.orchestration.sources.sqlite import first_bytes
 
 RUNS_AT_ONCE = 200
@@ -81,8 +82,10 @@ class ShardedLogs:
     def state(self, run_id: str) -> str:
         try:
             stat = os.stat(self._path(run_id))
-        except OSError:
+        except FileNotFoundError:
             return ""
+        except OSError as error:  # once it may be read, its state is another one
+            return str(error.strerror)
         return f"{stat.st_mtime_ns} {stat.st_size}"
 
     def cancel(self) -> None:
@@ -96,13 +99,19 @@ class ShardedLogs:
 
     def _piece(self, run_id: str, start: int, limit: int, limit_bytes: int) -> Piece:
         path = self._path(run_id)
-        if not os.path.exists(path):
+        try:
+            os.stat(path)
+        except (FileNotFoundError, NotADirectoryError):
             self._notes.no_log(run_id)
             return Piece(run_id, gone=True)
+        except OSError as error:
+            return Piece(run_id, failed=not_looked_at(path, error))
         try:
             rows, last = read(path, partial(self._rows, run_id, start, limit, limit_bytes), untouched=self._untouched)
-        except (SetupError, BusyError) as error:
-            self._notes.unreadable(run_id)
+        except SetupError as error:
+            return Piece(run_id, failed=error)
+        except BusyError as error:
+            self._notes.held(run_id)
             return Piece(run_id, failed=error)
         return Piece(run_id, rows, last)
 

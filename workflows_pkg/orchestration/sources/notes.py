@@ -26,7 +26,7 @@ class Notes:
     """Collects while reading; `sentences` is what is known so far. Each thing is told once, however often it is met."""
 
     def __init__(self) -> None:
-        self._unreadable: set[str] = set()
+        self._held: set[str] = set()
         self._without_log: set[str] = set()
         self._unknown: set[str] = set()
         self._columns: set[str] = set()
@@ -35,9 +35,9 @@ class Notes:
     def say(self, sentence: str) -> None:
         self._said[sentence] = None
 
-    def unreadable(self, run_id: str) -> None:
-        """The run's log is there and cannot be read."""
-        self._unreadable.add(run_id)
+    def held(self, run_id: str) -> None:
+        """The run's log is there and somebody else has it; one that is broken is told of in quarantine."""
+        self._held.add(run_id)
 
     def no_log(self, run_id: str) -> None:
         """The run is there and its log is not."""
@@ -56,8 +56,8 @@ class Notes:
     @property
     def sentences(self) -> tuple[str, ...]:
         found = list(self._said)
-        if self._unreadable:
-            found.append(f"{_counted(self._unreadable, 'run log')} could not be read")
+        if self._held:
+            found.append(f"{_counted(self._held, 'run log')} held by another program; what is in there was left out")
         if self._without_log:
             found.append(f"{_counted(self._without_log, 'run')} without a log: deleted, or kept elsewhere")
         if self._unknown:

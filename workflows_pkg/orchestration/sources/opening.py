@@ -13,7 +13,7 @@ from workflows_pkg.orchestration.sources.database import Database
 from workflows_pkg.orchestration.sources.logs import EventLogs, OneLog, ShardedLogs
 from workflows_pkg.orchestration.sources.notes import Notes
 from workflows_pkg.orchestration.sources.postgres import PostgresServer, PostgresUrl
-from workflows_pkg.orchestration.sources.settings import READABLE, Shards, Storage, on_postgres, storage_of
+from workflows_pkg.orchestration.sources.settings import READABLE, Shards, Storage, looked_at, on_postgres, storage_of
 from workflows_pkg.orchestration.sources.source import Source
 from workflows_pkg.orchestration.sources.sqlite import SqliteFile
 
@@ -38,19 +38,13 @@ def open_source(where: Path | str, *, untouched: bool = False) -> Source:
         home = Path(where).expanduser()
     except RuntimeError:  # a user that does not exist
         home = Path(where)
-    if not home.is_dir():
-        raise _not_a_folder(home)
-    storage = storage_of(home)
-    if isinstance(storage.runs, Path) and not _is_there(storage.runs):
-        raise _no_runs(home, storage.runs)
-    return _opened(storage, home, untouched)
-
-
-def _is_there(file: Path) -> bool:
-    try:
-        return file.is_file()
-    except OSError as error:  # a folder on the way that this user may not enter
-        raise SetupError(f"{file} cannot be looked at: {error.strerror}.", fix="Ask for the right to read it.") from error
+    with looked_at(home):
+        if not home.is_dir():
+            raise _not_a_folder(home)
+        storage = storage_of(home)
+        if isinstance(storage.runs, Path) and not storage.runs.is_file():
+            raise _no_runs(home, storage.runs)
+        return _opened(storage, home, untouched)
 
 
 def _url(text: str, scheme: str) -> PostgresUrl:
@@ -111,8 +105,8 @@ def _refuse_foreign(runs: Database) -> None:
 
 def _not_a_folder(home: Path) -> SetupError:
     if not home.exists():
-        return SetupError(f"There is no Dagster instance at {home}: no such folder.", fix=_meant(home) or _ASK)
-    return SetupError(f"{home} is a file; expected the folder of a Dagster instance.", fix=_meant(home) or _ASK)
+        return SetupError(f"There is no Dagster instance at {bounded(home, 200)}: no such folder.", fix=_meant(home) or _ASK)
+    return SetupError(f"{bounded(home, 200)} is a file; expected the folder of a Dagster instance.", fix=_meant(home) or _ASK)
 
 
 def _no_runs(home: Path, runs: Path) -> SetupError:

@@ -5,8 +5,10 @@ The file is read as Dagster reads it, and nothing else happens: no instance is m
 
 from __future__ import annotations
 
+import errno
 import os
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,8 +40,31 @@ class Storage:
     schedules: Path | PostgresUrl
 
 
+@contextmanager
+def looked_at(place: Path) -> Generator[None]:
+    """Where the system refuses to look at `place`, or at a file on the way there, that is a SetupError."""
+    try:
+        yield
+    except OSError as error:
+        raise not_looked_at(place, error) from error
+
+
+def not_looked_at(place: Path | str, error: OSError) -> SetupError:
+    """What the system refused, as a sentence."""
+    refused = error.errno in (errno.EACCES, errno.EPERM)
+    return SetupError(
+        f"{bounded(error.filename or place, 200)} {'may not be read' if refused else 'cannot be looked at'}: {error.strerror}.",
+        fix="Ask for the right to read it, or look as the user who runs Dagster." if refused else "Check the path.",
+    )
+
+
 def storage_of(home: Path) -> Storage:
     """By the `dagster.yaml` in `home`, Dagster's default where there is none; raises SetupError for what cannot be read."""
+    with looked_at(home):
+        return _storage_of(home)
+
+
+def _storage_of(home: Path) -> Storage:
     file = home / "dagster.yaml"
     settings = _settings(file)
     reader = _Reader(home, file)

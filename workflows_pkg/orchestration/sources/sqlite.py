@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from workflows_pkg.history.sqlite_files import read
+from workflows_pkg.orchestration.sources.settings import looked_at
 
 Result = TypeVar("Result")
 
@@ -24,7 +25,8 @@ class SqliteFile:
         return str(self.path.resolve())
 
     def exists(self) -> bool:
-        return self.path.exists()
+        with looked_at(self.path):
+            return self.path.exists()
 
     def read(self, query: Callable[[Any], Result]) -> Result:
         def asked(connection: sqlite3.Connection) -> Result:
