@@ -170,6 +170,37 @@ def test_a_url_of_another_kind_is_refused() -> None:
     assert "URL of kind 'http'" in refused("http://localhost:3000")
 
 
+@pytest.mark.parametrize(
+    "typed",
+    [
+        "me:geheim@127.0.0.1/db",
+        "postgres:geheim@127.0.0.1/db",
+        "postgres:ge@heim:5@127.0.0.1:5432/db",
+        "postgresql//me:geheim@h/db",
+        "postgresql:me:geheim@h/db",
+        "jdbc:postgresql://me:geheim@h/db",
+        "host=127.0.0.1 password=geheim",
+        "host=127.0.0.1 user=me PASSWORD = 'ge heim' dbname=d",
+        '"host=127.0.0.1 password=geheim"',
+        "me:geheim@h/" + "x" * 5000,
+    ],
+)
+def test_what_is_almost_a_url_is_told_so_without_its_password(typed: str) -> None:
+    said = refused(typed)
+    assert "heim" not in said
+    assert "ge@" not in said
+    assert "***" in said
+    assert "postgresql://user:password@host:5432/database" in said or "too long" in said
+
+
+@pytest.mark.parametrize("around", [" {}", '"{}"', "'{}'", "{}\n", ' "{}" '])
+def test_a_url_with_something_stray_around_it_works(around: str, server: Any) -> None:
+    name = server.new_database()
+    said = refused(around.format(server.url(name, password="geheim")))
+    assert f"{name} is not the database of a Dagster instance" in said, "it was reached"
+    assert "geheim" not in said
+
+
 def test_a_missing_driver_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("psycopg2", "psycopg2.extensions"):
         monkeypatch.setitem(sys.modules, name, None)

@@ -13,11 +13,17 @@ from workflows_pkg.orchestration.sources.database import Database
 from workflows_pkg.orchestration.sources.logs import EventLogs, OneLog, ShardedLogs
 from workflows_pkg.orchestration.sources.notes import Notes
 from workflows_pkg.orchestration.sources.postgres import PostgresServer, PostgresUrl
-from workflows_pkg.orchestration.sources.settings import READABLE, Shards, Storage, looked_at, on_postgres, storage_of
+from workflows_pkg.orchestration.sources.settings import READABLE, Shards, Storage, looked_at, on_postgres, shown, storage_of
 from workflows_pkg.orchestration.sources.source import Source
 from workflows_pkg.orchestration.sources.sqlite import SqliteFile
 
 _URL = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*):/")
+
+_STRAY = " \t\r\n\"'`"
+"""What comes along when a URL is copied out of a file or a mail."""
+
+_ALMOST_URL = re.compile(r"^(postgres|jdbc:)|@|//|\w+\s*=", re.IGNORECASE)
+"""What somebody typed who meant a database: a scheme, a login, or libpq's `host=...`."""
 
 _LOOKED_AT = 500
 """Entries of a folder among which an instance is looked for, so that a wrong folder is refused at once, however big."""
@@ -31,9 +37,10 @@ def open_source(where: Path | str, *, untouched: bool = False) -> Source:
     Opens what it needs to see that it is Dagster's. Raises SetupError where it is not or cannot be read, with the folder that was
     probably meant; BusyError where somebody holds it exclusively.
     """
-    named = _URL.match(str(where))
+    typed = str(where).strip(_STRAY)
+    named = _URL.match(typed)
     if named:
-        return _opened(on_postgres(_url(str(where), named[1])), None, untouched)
+        return _opened(on_postgres(_url(typed, named[1])), None, untouched)
     try:
         home = Path(where).expanduser()
     except RuntimeError:  # a user that does not exist
@@ -105,8 +112,14 @@ def _refuse_foreign(runs: Database) -> None:
 
 def _not_a_folder(home: Path) -> SetupError:
     if not home.exists():
-        return SetupError(f"There is no Dagster instance at {bounded(home, 200)}: no such folder.", fix=_meant(home) or _ASK)
-    return SetupError(f"{bounded(home, 200)} is a file; expected the folder of a Dagster instance.", fix=_meant(home) or _ASK)
+        typed = str(home).strip(_STRAY)
+        if _ALMOST_URL.search(typed):
+            return SetupError(
+                f"There is no folder {shown(typed)}; it looks like the address of a database, and is no URL.",
+                fix="Write postgresql://user:password@host:5432/database.",
+            )
+        return SetupError(f"There is no Dagster instance at {shown(home)}: no such folder.", fix=_meant(home) or _ASK)
+    return SetupError(f"{shown(home)} is a file; expected the folder of a Dagster instance.", fix=_meant(home) or _ASK)
 
 
 def _no_runs(home: Path, runs: Path) -> SetupError:

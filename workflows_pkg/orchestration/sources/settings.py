@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ from workflows_pkg.errors import SetupError, bounded
 from workflows_pkg.orchestration.sources.postgres import PostgresUrl
 
 READABLE = "Histories are read from SQLite and PostgreSQL."
+
+_LOGIN = re.compile(r":.*@", re.DOTALL)
+_PASSWORD = re.compile(r"""(pass(?:word|wd)?\s*=\s*)('[^']*'?|"[^"]*"?|[^\s&]+)""", re.IGNORECASE)
 
 _PARTS = ("run_storage", "event_log_storage", "schedule_storage")
 
@@ -49,11 +53,20 @@ def looked_at(place: Path) -> Generator[None]:
         raise not_looked_at(place, error) from error
 
 
+def shown(place: object) -> str:
+    """What somebody typed, to be quoted in a message: bounded, and without what may be a password, also where it is almost a URL.
+
+    >>> shown("me:geheim@db/dagster"), shown("host=db password='ge heim' user=me"), shown("postgresql//me:a@b@db/dagster")
+    ('me:***@db/dagster', 'host=db password=*** user=me', 'postgresql//me:***@db/dagster')
+    """
+    return bounded(_PASSWORD.sub(r"\1***", _LOGIN.sub(":***@", str(place))), 200)
+
+
 def not_looked_at(place: Path | str, error: OSError) -> SetupError:
     """What the system refused, as a sentence."""
     refused = error.errno in (errno.EACCES, errno.EPERM)
     return SetupError(
-        f"{bounded(error.filename or place, 200)} {'may not be read' if refused else 'cannot be looked at'}: {error.strerror}.",
+        f"{shown(error.filename or place)} {'may not be read' if refused else 'cannot be looked at'}: {error.strerror}.",
         fix="Ask for the right to read it, or look as the user who runs Dagster." if refused else "Check the path.",
     )
 
