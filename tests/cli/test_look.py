@@ -187,6 +187,23 @@ def test_many_broken_logs_are_one_fact_with_its_reason(home: Path, here: Path, w
     assert not any("deleted" in why for _, why in told)
 
 
+def test_one_bad_row_of_each_kind_is_told_of_and_the_rest_is_shown(home: Path, here: Path, workflows: Call) -> None:
+    with sqlite3.connect(home / "history" / "runs.db") as con:
+        ids = [run_id for (run_id,) in con.execute("select run_id from runs order by id limit 3")]
+        con.execute("update runs set end_time = 1e15 where run_id = ?", ids[:1])
+        con.execute("update runs set create_timestamp = '9026-01-01 00:00:00' where run_id = ?", ids[1:2])
+    con.close()
+    with sqlite3.connect(home / "history" / "runs" / f"{ids[2]}.db") as con:
+        con.execute("update event_logs set event = json_set(event, '$.timestamp', 400000000000.0)")
+    con.close()
+    looked = workflows("look", home, "--json")
+    assert looked.code == 0, looked.err
+    assert looked.value["instance"]["runs"] == RUNS - 1
+    said = {item["what"]: item["why"] for item in looked.value["unseen"]}
+    assert "'9026-01-01 00:00:00', which is no instant" in said["1 run could not be read"]
+    assert [why for what, why in said.items() if what.endswith("events could not be read")] == ["Its instant is unknown."]
+
+
 def test_events_of_a_newer_dagster_are_told_of(home: Path, here: Path, workflows: Call) -> None:
     shard = sorted((home / "history" / "runs").glob("*-*.db"))[0]
     with sqlite3.connect(shard) as con:

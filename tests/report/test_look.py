@@ -10,7 +10,7 @@ import re
 import runpy
 import subprocess
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import dagster as dg
@@ -219,6 +219,16 @@ def test_open_runs_without_events_and_quarantine_are_told(sample):
     assert told["1 event could not be read"] == "Its text is not JSON."
     assert any(what.startswith("The steps of 1 run out of 90") for what in told)
     assert any(what.startswith("How 1 run will end") for what in told)
+
+
+def test_runs_ahead_of_the_clock_are_told_of():
+    made = FOREIGN["failing"](again_s=25.0)
+    told = dict(seen_of(made.con()).unseen)
+    assert not any("of the future" in what for what in told), "control"
+    for run in made.runs[-3:]:
+        run["created_at"] = NOW + timedelta(days=400)
+    told = dict(seen_of(made.con()).unseen)
+    assert "the last at 2027-07-06 00:00 UTC" in told["What stands out in 3 runs of the future"]
 
 
 def test_the_keys_of_the_json_do_not_depend_on_what_was_found(crowded):

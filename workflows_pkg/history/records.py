@@ -378,7 +378,7 @@ class Quarantined(Record):
 
     source_id: str = Field(description="Which instance.")
     run_id: str = Field(description="The run.")
-    event_id: int = Field(description="The source's number.")
+    event_id: int = Field(description="The source's number; 0: the run's whole log, -1: the run's own row.")
     event_hash: str = Field(description="Hash of its text.")
     reason: str = Field(description="Why it could not be read.")
     found_at: datetime = Field(description="When.")

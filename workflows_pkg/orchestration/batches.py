@@ -20,9 +20,9 @@ import pyarrow as pa
 from workflows_pkg.errors import BusyError, SetupError, bounded
 from workflows_pkg.history.ingest import RAW_SCHEMA
 from workflows_pkg.history.records import Cursor, Quarantined
-from workflows_pkg.orchestration.facts import instant, run_facts
+from workflows_pkg.orchestration.facts import instant, moment, run_facts
 from workflows_pkg.orchestration.positions import OVERLAP, Position, Reading
-from workflows_pkg.orchestration.sources.rows import NO_ROWS, RUNLESS, Piece, Rows, RunRow, Wanted
+from workflows_pkg.orchestration.sources.rows import NO_ROWS, RUNLESS, Piece, Rows, RunBody, RunRow, Wanted
 from workflows_pkg.orchestration.sources.source import Source
 from workflows_pkg.orchestration.translation import plain_texts, texts_of
 
@@ -43,6 +43,9 @@ RUNS_ASKED = 400
 
 PATH, RUNS, TICKS = "instance", "runs", "ticks"
 """Cursors beside those of the runs' logs, whose shard is the run id."""
+
+RUN_ROW = -1
+"""In the place of an event's number: the run's own row could not be read. 0 stands for its log."""
 
 _OVER = ("SUCCESS", "FAILURE", "CANCELED")
 _WAIT_S = 0.2  # how often somebody who waits for a batch hears how many runs were read
@@ -104,7 +107,9 @@ class Batch:
         raw = pa.Table.from_batches(self._parts, schema=RAW_SCHEMA)
         self.raw = raw.set_column(raw.column_names.index("event"), "event", plain_texts(raw["event"]))
         self._parts = []
-        self.facts = facts = run_facts(plan.source_id, plan.source.run_bodies(sorted(self.cursors)))
+        bodies = plan.source.run_bodies(sorted(self.cursors))
+        self.facts = facts = run_facts(plan.source_id, bodies)
+        self.unreadable += [plan.unreadable_run(body) for body in bodies if instant(body.created or "") is None]
         seen = set(facts["job_snapshot_id"].drop_null().to_pylist()) - plan.structures_read
         self.structures = plan.source.job_snapshots(sorted(seen))
         plan.structures_read.update(seen)
@@ -146,6 +151,17 @@ class Plan:
 
     def cursor(self, shard: str, position: str, complete: bool = False) -> Cursor:
         return Cursor(source_id=self.source_id, shard=shard, position=position, complete=complete, updated_at=self.now)
+
+    def unreadable_run(self, body: RunBody) -> Quarantined:
+        """A run of which it is not known when it was asked for, so that it has no place in history, as a row of quarantine."""
+        return Quarantined(
+            source_id=self.source_id,
+            run_id=body.run_id,
+            event_id=RUN_ROW,
+            event_hash="",
+            reason=f"Its row says that it was made at {bounded(body.created)!r}, which is no instant that can be meant.",
+            found_at=self.now,
+        )
 
     def tombstone(self, run_id: str) -> Cursor:
         """The cursor of a run that was deleted in the instance."""
@@ -338,7 +354,7 @@ def over_for(run: RunRow, now: datetime) -> timedelta:
     """How long the run has been over; negative while it is not."""
     if run.status not in _OVER:
         return timedelta(seconds=-1)
-    ended = datetime.fromtimestamp(run.ended, UTC) if run.ended else instant(run.updated)
+    ended = moment(run.ended) or instant(run.updated)
     return now - ended if ended else GRACE
 
 

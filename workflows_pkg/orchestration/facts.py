@@ -21,6 +21,10 @@ _TRIGGERS: tuple[tuple[str, str, str | None], ...] = (
 )
 """Tag -> trigger and the tag with its name. The first that is there counts: a re-execution keeps the tags of the run it repeats."""
 
+EARLIEST, LATEST = datetime(1970, 1, 1, tzinfo=UTC), datetime(2262, 1, 1, tzinfo=UTC)
+"""An instant outside of these is a mistake of whoever wrote it, and is taken for unknown: pandas, by which history is read, counts
+nanoseconds in 64 bits, which end in April 2262, and Python's own instants end with the year 9999."""
+
 _REASON_LENGTH = 500
 
 _FACTS = pa.schema(
@@ -95,15 +99,27 @@ def tick_record(source_id: str, row: TickRow) -> Tick | None:
 
 
 def instant(text: str) -> datetime | None:
-    """An instant as SQLite keeps it, UTC without saying so; None where it is none.
+    """An instant as SQLite keeps it, UTC without saying so; None where it is none, or one that cannot be meant.
 
-    >>> str(instant("2026-01-02 03:04:05.678"))
-    '2026-01-02 03:04:05.678000+00:00'
+    >>> str(instant("2026-01-02 03:04:05.678")), instant("9026-01-02 03:04:05")
+    ('2026-01-02 03:04:05.678000+00:00', None)
     """
     try:
-        return datetime.fromisoformat(text).replace(tzinfo=UTC)
+        found = datetime.fromisoformat(text).replace(tzinfo=UTC)
     except ValueError:
         return None
+    return found if EARLIEST <= found < LATEST else None
+
+
+def moment(seconds: object) -> datetime | None:
+    """An instant as Dagster keeps the start and end of runs, seconds since 1970; None where it is none, or one that cannot be meant.
+
+    >>> str(moment(86_400.5)), moment(1e300), moment("soon"), moment(None)
+    ('1970-01-02 00:00:00.500000+00:00', None, None, None)
+    """
+    if not isinstance(seconds, int | float) or not EARLIEST.timestamp() <= seconds < LATEST.timestamp():
+        return None
+    return datetime.fromtimestamp(seconds, UTC)
 
 
 def _trigger(tags: Mapping[str, str]) -> tuple[str, str | None]:

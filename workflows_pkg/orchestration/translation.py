@@ -15,6 +15,7 @@ import pyarrow as pa
 from workflows_pkg import errors
 from workflows_pkg.errors import FailureCause, StepError
 from workflows_pkg.history.ingest import rows_with
+from workflows_pkg.orchestration.facts import EARLIEST, LATEST
 
 KINDS: Mapping[str, str] = {
     "PIPELINE_ENQUEUED": "run_queued",
@@ -263,7 +264,8 @@ with parsed as (
   from described
 )
 select source_id, run_id, event_id, event_hash, kind,
-  try(make_timestamptz((try_cast(timestamp as double) * 1000000)::bigint)) as at,
+  case when try_cast(timestamp as double) >= {EARLIEST.timestamp()} and try_cast(timestamp as double) < {LATEST.timestamp()}
+    then make_timestamptz((try_cast(timestamp as double) * 1000000)::bigint) end as at,
   nullif(job, '') as job_name,
   coalesce(step, step_of_event) as step_key,
   coalesce(try_cast(pid as bigint), case when kind = 'metered' then

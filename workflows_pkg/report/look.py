@@ -163,7 +163,7 @@ def look(con: Connection, told: Told, now: datetime, step: Callable[[str], None]
         told=told, at=now, since=span["since"], until=span["until"], runs=span["runs"], open_runs=span["open_runs"],
         outcomes={row["outcome"]: row["runs"] for row in outcomes}, **counts, jobs=jobs, slowest=slowest, failing=failing, crowds=crowds,
         asked=tuple((hour, minute, number) for (hour, minute), number in sorted(minutes.items())), forecast=errors,
-        suggestions=suggestions, findings=noticed, unseen=tuple(unseen(con, told.notes, told.log_lines, errors, len(crowds))),
+        suggestions=suggestions, findings=noticed, unseen=tuple(unseen(con, now, told.notes, told.log_lines, errors, len(crowds))),
     )  # fmt: skip
 
 

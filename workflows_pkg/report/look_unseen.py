@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import datetime
 
 from workflows_pkg.advisor.collisions import LEAST_TIMES
 from workflows_pkg.history.cost import RateCard
 from workflows_pkg.report.look_forecast import ForecastErrors
 from workflows_pkg.report.reading import Connection, rows
-from workflows_pkg.report.tables import count
+from workflows_pkg.report.tables import count, instant
 
 _MOST_REASONS = 5
 
 
-def unseen(con: Connection, notes: Sequence[str], log_lines: int, errors: ForecastErrors, crowds: int) -> list[tuple[str, str]]:
+def unseen(
+    con: Connection, now: datetime, notes: Sequence[str], log_lines: int, errors: ForecastErrors, crowds: int
+) -> list[tuple[str, str]]:
     """Pairs of what and why. `notes` and `log_lines` are what the reader of the instance tells; `crowds`: how many were found."""
     facts = rows(
         con,
@@ -26,8 +29,10 @@ def unseen(con: Connection, notes: Sequence[str], log_lines: int, errors: Foreca
                    and run_id not in (select run_id from quarantine where event_id = 0)) as without_events,
                count(*) filter (queue_time_s is null and outcome is not null and attempt_count is not null) as without_queue,
                count(*) filter (outcome is null) as open_runs, count(*) filter (outcome_conflict) as conflicts,
-               count(*) filter (trigger in ('schedule', 'sensor')) as by_clock
+               count(*) filter (trigger in ('schedule', 'sensor')) as by_clock,
+               count(*) filter (created_at >= ?) as ahead, max(created_at) as newest
            from runs""",
+        [now],
     )[0]
     found = [("Something in the instance itself", note) for note in notes]
     found += [
@@ -38,6 +43,12 @@ def unseen(con: Connection, notes: Sequence[str], log_lines: int, errors: Foreca
         found.append((
             f"The steps of {_things(facts['without_events'], 'run', 'runs')} out of {count(facts['runs'])}",
             "They have no events: they never started, their log was deleted, or it is not where the instance says.",
+        ))  # fmt: skip
+    if facts["ahead"]:
+        found.append((
+            f"What stands out in {_things(facts['ahead'], 'run', 'runs')} of the future",
+            f"They were asked for later than now by the clock of this machine, the last at {instant(facts['newest'])} UTC. They are in the "
+            "figures; what stands out and the suggestions rest on the others.",
         ))  # fmt: skip
     if facts["without_queue"]:
         found.append((
@@ -90,7 +101,9 @@ def unseen(con: Connection, notes: Sequence[str], log_lines: int, errors: Foreca
 
 _QUARANTINED = f"""
     with told as (
-        select *, case event_id when 0 then 'run log' else 'event' end as thing, replace(reason, run_id, '*') as alike from quarantine
+        select *, case event_id when 0 then 'run log' when -1 then 'run' else 'event' end as thing,
+            replace(reason, run_id, '*') as alike
+        from quarantine
     ), every as (
         select thing, thing || 's' as things, count(*) as number, if(count(*) = 1, any_value(reason), alike) as reason
         from told group by thing, alike

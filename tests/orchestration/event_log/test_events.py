@@ -542,3 +542,46 @@ def test_control_cursors_ahead_of_rows_lose_rows(home: Path, tmp_path: Path, exp
     outcomes = after_deaths(home, tmp_path / "control", "broken", ["mid_batch", "before_insert:kill"])
     assert all(outcome["died"] for outcome in outcomes)
     assert not any(expected(outcome) for outcome in outcomes)
+
+
+# rows with an instant that nobody can mean
+
+
+@pytest.mark.parametrize("ended", [1e15, -1e15, 253_402_300_800.0, "soon"])
+def test_a_run_whose_end_cannot_be_meant_is_read_like_any_other(home: Path, tmp_path: Path, ended: object) -> None:
+    with closing(sqlite3.connect(home / "history" / "runs.db")) as con, con:
+        con.execute("update runs set end_time = ? where id = (select min(id) from runs)", [ended])
+        (number,) = con.execute("select count(*) from runs").fetchone()
+    result = sync_events(home, tmp_path / "history")
+    assert (result.quarantined, result.complete) == (0, True)
+    assert rows(tmp_path / "history", "select count(*) from runs") == [(number,)]
+
+
+@pytest.mark.parametrize("at", [1e12, 1e300, -5.0, 253_402_300_800.0])
+def test_events_whose_instant_cannot_be_meant_are_put_aside_and_the_others_land(home: Path, tmp_path: Path, at: float) -> None:
+    (log, *others) = sorted((home / "history" / "runs").glob("*-*.db"))
+    with closing(sqlite3.connect(log)) as con, con:
+        stored = con.execute("select id, event from event_logs where dagster_event_type is not null order by id").fetchall()
+        for number, text in stored[1:]:
+            con.execute(
+                "update event_logs set event = ? where id = ?", [json.dumps({**json.loads(text), "timestamp": at}), number]
+            )
+    result = sync_events(home, tmp_path / "history")
+    assert (result.quarantined, result.complete) == (len(stored) - 1, True)
+    found = rows(tmp_path / "history", "select run_id, reason, count(*) from quarantine group by all")
+    assert found == [(log.stem, "Its instant is unknown.", len(stored) - 1)]
+    assert rows(tmp_path / "history", "select count(distinct run_id) from events where run_id <> ''") == [(len(others) + 1,)]
+
+
+def test_a_run_that_was_asked_for_at_no_instant_is_in_quarantine(home: Path, tmp_path: Path) -> None:
+    with closing(sqlite3.connect(home / "history" / "runs.db")) as con, con:
+        con.execute("update runs set create_timestamp = '9026-01-02 03:04:05' where id = (select min(id) from runs)")
+        run_id, number = con.execute("select (select run_id from runs order by id limit 1), count(*) from runs").fetchone()
+    for _ in range(2):
+        sync_events(home, tmp_path / "history")
+    assert rows(tmp_path / "history", "select count(*), count(*) filter (run_id = ?) from runs".replace("?", f"'{run_id}'")) == [
+        (number - 1, 0)
+    ]
+    ((told, reason),) = rows(tmp_path / "history", "select run_id, reason from quarantine")
+    assert told == run_id
+    assert "'9026-01-02 03:04:05', which is no instant" in reason
