@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from workflows_pkg.history.store import open_history
+from workflows_pkg.orchestration.own import BY_HAND, LEARNING_JOB, LEARNING_STEP
 
 ROOT = Path(__file__).parents[2]
 BENCHMARK: dict[str, Any] = runpy.run_path(str(ROOT / "benchmarks" / "look.py"))
@@ -84,6 +85,39 @@ def test_json_is_all_of_standard_output_and_its_keys_are_stable(recorded: Path, 
     assert looked.value["instance"]["ticks"] == RUNS
     assert looked.value["page"] == str(here / "other.html")
     json.dumps(looked.value, allow_nan=False)
+
+
+def test_runs_of_the_workbench_in_a_joined_instance_are_left_out(home: Path, here: Path, workflows: Call) -> None:
+    import dagster as dg
+
+    @dg.op(name=LEARNING_STEP)
+    def learn() -> int:
+        return 1
+
+    @dg.job(name=LEARNING_JOB)
+    def learning() -> None:
+        learn()
+
+    @dg.job(name=BY_HAND)
+    def by_hand() -> None:
+        learn()
+
+    before = workflows("look", home, "--json").value
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        for job in (learning, learning, by_hand):
+            assert job.execute_in_process(instance=instance).success
+    looked = workflows("look", home, "--json")
+    assert looked.code == 0, looked.err
+    for part, key in (
+        ("time", ("job", "runs")),
+        ("slowest_steps", ("step", "attempts")),
+        ("failing_steps", ("step", "failures")),
+    ):
+        assert [[row[name] for name in key] for row in looked.value[part]] == [
+            [row[name] for name in key] for row in before[part]
+        ]
+    assert looked.value["instance"]["runs"] == RUNS
+    assert "3 runs of the workbench itself are left out" in {item["what"] for item in looked.value["unseen"]}
 
 
 def test_what_was_read_can_be_kept_and_asked(recorded: Path, here: Path, workflows: Call) -> None:

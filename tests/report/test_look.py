@@ -100,6 +100,35 @@ def test_the_time_of_a_job_is_the_sum_of_its_runs():
     assert jobs["stock"].total_s == pytest.approx(sum(run["queue_time_s"] + 2 + run["run_time_s"] for run in own))
     parts = ("queue_s", "start_s", "run_s", "retry_wait_s")
     assert seen.total_s == pytest.approx(sum(seen.part_s(part) for part in parts))
+    assert sum(seen.part_share(part) for part in parts) == pytest.approx(seen.part_share(*parts)) == pytest.approx(1)
+
+
+def test_a_part_that_is_known_of_no_run_is_not_shown_as_nothing():
+    made = FOREIGN["failing"](30)
+    for run in made.runs:
+        run.update(queue_time_s=None, start_time_s=None)
+    seen = seen_of(made.con())
+    assert "queue -, start -, run 100 %, retry wait 0 %" in render_look(seen)
+    assert seen.part_s("queue_s") is None
+    assert "0 % of it waiting" in look_html(seen), "the wait between attempts is known: there was none"
+    for run in made.runs:
+        run["retry_wait_s"] = None
+    assert "- of it waiting" in look_html(seen_of(made.con()))
+
+
+def test_trials_are_left_out_and_told_of():
+    made = FOREIGN["failing"](40)
+    before = seen_of(made.con())
+    assert before.own_runs == 0
+    assert "workbench itself" not in render_look(before) + str(before.unseen)
+    for at in FOREIGN["hours"](7):
+        made.run("trial_1a2b_v3", at, FOREIGN["STEPS"], trial_id="1a2b", fails="load")
+    seen = seen_of(made.con())
+    assert seen.own_runs == 7
+    for name in ("runs", "jobs", "outcomes", "attempts", "failing", "slowest", "findings", "cost_usd"):
+        assert getattr(seen, name) == getattr(before, name), name
+    assert "7 runs of the workbench itself left out" in render_look(seen)
+    assert "7 runs of the workbench itself are left out" in dict(seen.unseen)
 
 
 def retried_to_the_end(made, run_id, tries):
@@ -217,7 +246,8 @@ def test_open_runs_without_events_and_quarantine_are_told(sample):
         )
     told = dict(seen_of(con).unseen)
     assert told["1 event could not be read"] == "Its text is not JSON."
-    assert any(what.startswith("The steps of 1 run out of 90") for what in told)
+    work = {record.run_id for record in records if isinstance(record, Run) and record.trial_id is None}
+    assert f"The steps of 1 run out of {len(work)}" in told
     assert any(what.startswith("How 1 run will end") for what in told)
 
 

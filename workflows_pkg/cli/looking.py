@@ -68,12 +68,13 @@ def look(where: str, out: Path, show: bool | None, keep: Path | None, as_json: b
         from workflows_pkg.report.look import look as look_at
         from workflows_pkg.report.look_page import look_html
         from workflows_pkg.report.look_text import render_look
+        from workflows_pkg.workbench.news import without_own
 
         with _private(instance, keep) as home:
             read = sync_events(source, home, progress=partial(progress.counted, "read"))
             told = Told(source.description, source.notes, read.log_lines)
             with open_history(home) as con:
-                seen = look_at(con, told, datetime.now(UTC), progress.say)
+                seen = look_at(without_own(con), told, datetime.now(UTC), progress.say)
             if seen is None:
                 raise SetupError(f"Nothing has ever run in {told.description}.", fix="Start one run in it, then look again.")
         progress.say("writing the page")

@@ -23,8 +23,8 @@ MOST_SUGGESTIONS = 3
 MOST_STEPS = 50
 """Steps listed as slowest, and as most failing."""
 
-_COPIED = ("runs", "step_attempts", "ticks")
-"""Tables that are asked again and again; sealed days are read from their files once."""
+_LOOKED_AT = {"runs": "trial_id is null", "step_attempts": "trial_id is null", "ticks": "true"}
+"""Tables that are asked again and again, so that sealed days are read from their files once; and what of them is looked at."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,10 @@ class FailingStep:
 
 @dataclass(frozen=True)
 class Look:
-    """All that the first look shows. `asked` is (hour, minute, runs asked for by schedules and sensors), UTC."""
+    """All that the first look shows.
+
+    own_runs: runs of the workbench itself, which are in no figure. asked: (hour, minute, runs asked for by schedules and sensors), UTC.
+    """
 
     told: Told
     at: datetime
@@ -98,6 +101,7 @@ class Look:
     until: datetime
     runs: int
     open_runs: int
+    own_runs: int
     outcomes: dict[str, int]
     events: int
     attempts: int
@@ -123,17 +127,25 @@ class Look:
         known = [job.cost_usd for job in self.jobs if job.cost_usd is not None]
         return sum(known) if known else None
 
-    def part_s(self, part: str) -> float:
-        """Seconds of one part (queue_s, start_s, run_s, retry_wait_s) over all jobs; unknown ones count nothing."""
-        return sum(getattr(job, part) or 0.0 for job in self.jobs)
+    def part_s(self, part: str) -> float | None:
+        """Seconds of one part (queue_s, start_s, run_s, retry_wait_s) over all jobs of which it is known; None where it is of none."""
+        known = [seconds for job in self.jobs if (seconds := getattr(job, part)) is not None]
+        return sum(known) if known else None
+
+    def part_share(self, *parts: str) -> float | None:
+        """What these parts are of all time, 0 to 1; None where none of them is known."""
+        known = [seconds for part in parts if (seconds := self.part_s(part)) is not None]
+        return sum(known) / self.total_s if known and self.total_s else None
 
 
 def look(con: Connection, told: Told, now: datetime, step: Callable[[str], None] | None = None) -> Look | None:
-    """The look at the history behind `con`, None where nothing ever ran. `step` hears what is done next, for a progress line."""
+    """The look at the history behind `con`, None where nothing ever ran. `step` hears what is done next, for a progress line.
+
+    Runs of the workbench itself are left out: trials, and what `con` hides of the history's tables.
+    """
     say = step or (lambda text: None)
     say("adding up where the time goes")
-    for table in _COPIED:
-        con.execute(f'create temp table if not exists "{table}" as select * from "{table}"')
+    own_runs = _set_apart(con)
     span = rows(
         con,
         """select min(created_at) as since, max(coalesce(ended_at, created_at)) as until, count(*) as runs,
@@ -161,10 +173,22 @@ def look(con: Connection, told: Told, now: datetime, step: Callable[[str], None]
     errors = forecast_errors(con)
     return Look(
         told=told, at=now, since=span["since"], until=span["until"], runs=span["runs"], open_runs=span["open_runs"],
+        own_runs=own_runs,
         outcomes={row["outcome"]: row["runs"] for row in outcomes}, **counts, jobs=jobs, slowest=slowest, failing=failing, crowds=crowds,
         asked=tuple((hour, minute, number) for (hour, minute), number in sorted(minutes.items())), forecast=errors,
-        suggestions=suggestions, findings=noticed, unseen=tuple(unseen(con, now, told.notes, told.log_lines, errors, len(crowds))),
+        suggestions=suggestions, findings=noticed,
+        unseen=tuple(unseen(con, now, told.notes, told.log_lines, errors, len(crowds), own_runs)),
     )  # fmt: skip
+
+
+def _set_apart(con: Connection) -> int:
+    """Has `con` show copies of the tables without trials; returns how many runs of the history are not among them."""
+    for table, where in _LOOKED_AT.items():
+        con.execute(f'create temp table "{table} looked at" as select * from "{table}" where {where}')
+        con.execute(f'create or replace temp view "{table}" as select * from "{table} looked at"')
+    (database,) = con.execute("select current_database()").fetchone()
+    ((left_out,),) = con.execute(f'select (select count(*) from "{database}".main.runs) - (select count(*) from runs)').fetchall()
+    return left_out
 
 
 def look_value(seen: Look) -> dict[str, Any]:
@@ -202,7 +226,7 @@ _JOBS = """
     select job_name as job, count(*) as runs, count(*) filter (outcome = 'failure') as failed,
         count(*) filter (outcome = 'canceled') as canceled, sum(queue_time_s) as queue_s, sum(start_time_s) as start_s,
         sum(greatest(run_time_s - coalesce(retry_wait_s, 0), 0)) as run_s,
-        sum(least(retry_wait_s, coalesce(run_time_s, retry_wait_s))) as retry_wait_s,
+        sum(case when retry_wait_s is not null then least(retry_wait_s, run_time_s) end) as retry_wait_s,
         sum(coalesce(queue_time_s, 0) + coalesce(start_time_s, 0) + coalesce(run_time_s, 0)) as total_s, sum(cost_usd) as cost_usd
     from runs where outcome is not null group by 1 order by total_s desc, job"""
 

@@ -68,7 +68,6 @@ by removing the entry.</p></div>"""
 def _tiles(seen: Look) -> str:
     ended = seen.runs - seen.open_runs
     failed = f"{count(seen.outcomes.get('failure', 0))} failed, {count(seen.outcomes.get('canceled', 0))} canceled"
-    waiting = seen.part_s("queue_s") + seen.part_s("start_s") + seen.part_s("retry_wait_s")
     overall = seen.forecast.of_runs
     return tiles(
         [
@@ -77,7 +76,7 @@ def _tiles(seen: Look) -> str:
             (
                 "time of all runs",
                 duration(seen.total_s),
-                f"{share(waiting / seen.total_s if seen.total_s else None)} of it waiting: queue, start, retries",
+                f"{share(seen.part_share('queue_s', 'start_s', 'retry_wait_s'))} of it waiting: queue, start, retries",
             ),
             ("cost by an assumed rate", usd(seen.cost_usd), f"{count(seen.attempts)} step attempts"),
             (
@@ -152,8 +151,8 @@ def _jobs(seen: Look) -> str:
     ]
     rows: list[Row] = []
     for job in seen.jobs:
-        waiting = (job.queue_s or 0.0) + (job.start_s or 0.0) + (job.retry_wait_s or 0.0)
-        rows.append({**vars(job), "waiting": waiting / job.total_s if job.total_s else None})
+        waiting = [part for part in (job.queue_s, job.start_s, job.retry_wait_s) if part is not None]
+        rows.append({**vars(job), "waiting": sum(waiting) / job.total_s if waiting and job.total_s else None})
     return table(
         "Ended runs of each job, the longest in all first. 'Waiting' is queue, start and retry wait over all of it.",
         columns,

@@ -21,12 +21,13 @@ def _facts(seen: Look) -> Iterator[tuple[str, str]]:
     yield "instance", f"{seen.told.description}, {instant(seen.since)} to {instant(seen.until)} UTC"
     outcomes = ", ".join(f"{count(number)} {outcome}" for outcome, number in seen.outcomes.items())
     yield "runs", f"{count(seen.runs)} of {_jobs(len(seen.jobs))}: {outcomes}; {usd(seen.cost_usd)} by an assumed rate"
+    if seen.own_runs:
+        yield "", f"{count(seen.own_runs)} run{'s' if seen.own_runs != 1 else ''} of the workbench itself left out"
     if seen.total_s:
         parts = (("queue", "queue_s"), ("start", "start_s"), ("run", "run_s"), ("retry wait", "retry_wait_s"))
         yield (
             "time",
-            f"{duration(seen.total_s)}: "
-            + ", ".join(f"{name} {share(seen.part_s(part) / seen.total_s)}" for name, part in parts),
+            f"{duration(seen.total_s)}: " + ", ".join(f"{name} {share(seen.part_share(part))}" for name, part in parts),
         )
     if seen.slowest:
         slow = seen.slowest[0]

@@ -15,7 +15,7 @@ _MOST_REASONS = 5
 
 
 def unseen(
-    con: Connection, now: datetime, notes: Sequence[str], log_lines: int, errors: ForecastErrors, crowds: int
+    con: Connection, now: datetime, notes: Sequence[str], log_lines: int, errors: ForecastErrors, crowds: int, own_runs: int
 ) -> list[tuple[str, str]]:
     """Pairs of what and why. `notes` and `log_lines` are what the reader of the instance tells; `crowds`: how many were found."""
     facts = rows(
@@ -35,6 +35,11 @@ def unseen(
         [now],
     )[0]
     found = [("Something in the instance itself", note) for note in notes]
+    if own_runs:
+        found.append((
+            f"{_things(own_runs, 'run', 'runs')} of the workbench itself {'is' if own_runs == 1 else 'are'} left out",
+            "Its learning job and its trials are in no figure: they are no work of yours.",
+        ))  # fmt: skip
     found += [
         (f"{_things(row['number'], row['thing'], row['things'])} could not be read", row["reason"])
         for row in rows(con, _QUARANTINED)
