@@ -38,7 +38,9 @@ class WorkflowsError(Exception):
         self.fix = fix
 
     def __str__(self) -> str:
-        return f"{self.message} {self.fix}".rstrip()
+        # what another library said often ends without a full stop
+        end = "." if self.fix and self.message[-1:] not in "'\".!?:…" else ""
+        return f"{self.message}{end} {self.fix}".rstrip()
 
 
 @dataclass(frozen=True, order=True)

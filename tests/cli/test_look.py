@@ -61,6 +61,7 @@ def test_a_look_writes_one_page_and_leaves_the_instance_as_it_was(recorded: Path
     assert "wrote" in looked.out
     assert f"{RUNS} of 6 jobs" in looked.out
     assert "reading run-sharded SQLite" in looked.err
+    assert f"read {RUNS} of {RUNS} runs" in looked.err
 
 
 def test_control_a_changed_byte_and_a_new_file_are_seen(home: Path) -> None:
@@ -137,7 +138,7 @@ def test_what_was_read_can_be_kept_and_asked(recorded: Path, here: Path, workflo
         (".", "is not an instance that has run anything"),
         ("file.txt", "is a file"),
         ("mysql://someone:secret@db/dagster", "URL of kind 'mysql'"),
-        ("postgresql://someone:secret@127.0.0.1:9/dagster", "127.0.0.1"),
+        ("postgresql://someone:secret@127.0.0.1:9/dagster", "Connection refused. Check host"),
     ],
 )
 def test_a_wrong_address_gets_one_sentence(typed: str, said: str, here: Path, workflows: Call) -> None:

@@ -149,6 +149,11 @@ class Plan:
     now: datetime
     structures_read: set[str] = field(default_factory=set)
 
+    @property
+    def run_count(self) -> int:
+        """How many of `runs` are runs: one entry stands for events of no run."""
+        return sum(run.run_id != RUNLESS for run in self.runs)
+
     def cursor(self, shard: str, position: str, complete: bool = False) -> Cursor:
         return Cursor(source_id=self.source_id, shard=shard, position=position, complete=complete, updated_at=self.now)
 
@@ -261,7 +266,7 @@ def batches(plan: Plan, count: Callable[[int], None] | None = None) -> Iterator[
     for news in _news(plan):
         if news.cursor is not None:
             batch.add(news)
-        done += news.done
+        done += news.done and news.run_id != RUNLESS
         if count is not None:
             count(done)
         if batch.full:

@@ -124,7 +124,7 @@ def _land_all(
 
     def waiting(runs_read: int) -> None:
         if progress is not None:
-            progress(runs_read, len(plan.runs))
+            progress(runs_read, plan.run_count)
 
     with history.transaction():
         history.upsert(Cursor, [plan.cursor(PATH, plan.source.place)])
@@ -142,7 +142,7 @@ def _land_all(
         landed_runs = batch.runs_read
         waiting(landed_runs)
         crash_point("between_batches")
-        if deadline is not None and time.monotonic() >= deadline and landed_runs < len(plan.runs):
+        if deadline is not None and time.monotonic() >= deadline and landed_runs < plan.run_count:
             complete = False
             break
         if time.monotonic() - published_at > PUBLISH_EVERY_S:
@@ -156,7 +156,7 @@ def _land_all(
                 history.upsert(Cursor, [cursor])
     if complete and plan.watermark:
         history.upsert(Cursor, [plan.cursor(RUNS, plan.watermark)])
-    left = 0 if complete else len(plan.runs) - landed_runs
+    left = 0 if complete else plan.run_count - landed_runs
     return SyncResult(events, len(touched), ticks, quarantined, complete=complete, runs_left=left, log_lines=log_lines)
 
 

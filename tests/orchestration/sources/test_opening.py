@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sqlite3
 import sys
@@ -141,6 +142,7 @@ def test_settings_that_cannot_be_followed_are_named(tmp_path: Path, text: str, f
     said = refused(tmp_path)
     assert found in said
     assert "geheim" not in said
+    assert re.search(r"[.!?:'\"] [A-Z][a-z]+ [^.]*\.$", said), "what to do is a sentence of its own"
     if "URL" not in found:
         assert str(tmp_path / "dagster.yaml") in said
 
