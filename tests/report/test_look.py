@@ -290,6 +290,35 @@ def test_a_name_cannot_steer_the_terminal():
     assert "\x1b" not in render_look(seen_of(made.con()))
 
 
+def test_a_name_cannot_turn_the_sentence_around_it():
+    made = FOREIGN["Made"]()
+    for at in FOREIGN["hours"](30):
+        made.run("evil\u202egnp", at, {"a\u2067b": 20.0, "load": 5.0}, fails="a\u2067b")
+    seen = seen_of(made.con())
+    page, text = look_html(seen), render_look(seen)
+    for mark in ("\u202e", "\u2067"):
+        assert mark not in page + text
+        assert json.dumps(mark)[1:-1] not in page.split("<script>")[0]
+    assert "'evil?gnp'" in text
+    assert "&#x27;evil?gnp&#x27;" in page
+
+
+def test_dagsters_job_of_assets_has_a_name_for_people():
+    made = FOREIGN["failing"](again_s=25.0)
+    for row in (*made.runs, *made.attempts):
+        row["job_name"] = "__ASSET_JOB"
+    seen = seen_of(made.con())
+    (suggested,) = seen.suggestions
+    assert "__ASSET_JOB" not in render_look(seen)
+    assert "materialize (assets) / load" in render_look(seen)
+    page = look_html(seen)
+    spoken = re.sub(r"<pre>.*?</pre>|<code>.*?</code>", "", page, flags=re.DOTALL)
+    assert "__ASSET_JOB" not in spoken
+    assert page.count("__ASSET_JOB") >= 3, "a query and an address need the real name"
+    assert "job:__ASSET_JOB/step:extract.retry" in suggested.change
+    assert look_value(seen)["time"][0]["job"] == "__ASSET_JOB"
+
+
 def test_the_way_on_can_be_walked(page, tmp_path):
     code, settings = (
         html.unescape(block) for block in re.findall(r"<pre>(.*?)</pre>", page[page.index('id="next"') :], re.DOTALL)

@@ -10,7 +10,7 @@ from typing import Any
 import plotly.graph_objects as go
 
 from workflows_pkg.errors import bounded
-from workflows_pkg.report.tables import duration, quantity
+from workflows_pkg.report.tables import duration, quantity, unturned
 from workflows_pkg.report.theme import template
 
 _STEPS_S = (
@@ -47,7 +47,7 @@ def nothing(title: str, why: str) -> go.Figure:
 
 def label(name: object, limit: int = _LABEL) -> str:
     """A name for a label: plotly reads a part of HTML in labels, so the name is escaped, and cut."""
-    return html.escape(bounded(name, limit), quote=False)
+    return html.escape(unturned(bounded(name, limit)), quote=False)
 
 
 def duration_axis(low: float, high: float, title: str, *, signed: bool = False) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from workflows_pkg.report.tables import Tone, quantity
+from workflows_pkg.report.tables import Tone, quantity, unturned
 
 _LONG = 40
 """A cell with more characters than this is broken into lines; shorter ones stay whole and the table scrolls."""
@@ -35,8 +35,8 @@ class Column:
 
 
 def escaped(text: object) -> str:
-    """Text for HTML, inside elements and attributes."""
-    return html.escape(str(text))
+    """Text for HTML, inside elements and attributes; it cannot turn the direction of what stands around it."""
+    return html.escape(unturned(str(text)))
 
 
 def tiles(facts: Sequence[tuple[str, str, str]]) -> str:

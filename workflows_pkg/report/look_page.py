@@ -11,12 +11,13 @@ from workflows_pkg.report.document import Section, document
 from workflows_pkg.report.html_tables import Cell, Column, Row, escaped, figures, table, texts, tiles
 from workflows_pkg.report.look import Look
 from workflows_pkg.report.look_forecast import Compared, Overall
-from workflows_pkg.report.tables import Tone, count, duration, instant, share, usd
+from workflows_pkg.report.tables import Tone, count, duration, instant, readable, share, usd
 
 _MOST_FINDINGS = 12
 _MOST_CROWDS = 30
 _MOST_COMPARED = 100
 
+_JOB = Column("job", lambda row: Cell(readable(row["job"])))
 _SEVERITY: dict[str, Tone] = {"high": "bad", "medium": "warn", "low": "plain"}
 
 
@@ -111,7 +112,7 @@ def _findings(found: Sequence[Finding]) -> str:
         )
     columns = [
         Column("severity", lambda row: Cell(row["severity"], tone=_SEVERITY[row["severity"]])),
-        Column("what", lambda row: Cell(row["sentence"])),
+        Column("what", lambda row: Cell(readable(row["sentence"]))),
         Column("time lost", lambda row: _figure_cell(row["figures"].get("lost_s"), duration), figures=True),
         Column("cost", lambda row: _figure_cell(row["figures"].get("lost_usd"), usd), figures=True),
     ]
@@ -121,7 +122,8 @@ def _findings(found: Sequence[Finding]) -> str:
         else f"The {_MOST_FINDINGS} most severe of {len(found)}; --json has all."
     )
     queries = "".join(
-        f"<dt>{escaped(finding.sentence)}</dt><dd><pre>{escaped(finding.query)}</pre></dd>" for finding in found[:_MOST_FINDINGS]
+        f"<dt>{escaped(readable(finding.sentence))}</dt><dd><pre>{escaped(finding.query)}</pre></dd>"
+        for finding in found[:_MOST_FINDINGS]
     )
     recompute = (
         '<details class="card"><summary>The queries behind these</summary><p class="faint">Keep what was read with <code>workflows look '
@@ -137,7 +139,7 @@ def _figure_cell(value: float | None, write: Callable[[float | None], str]) -> C
 
 def _jobs(seen: Look) -> str:
     columns = [
-        texts("job", "job"),
+        _JOB,
         figures("runs", "runs", count),
         figures("failed", "failed", count),
         figures("canceled", "canceled", count),
@@ -162,7 +164,7 @@ def _jobs(seen: Look) -> str:
 
 def _slowest(seen: Look) -> str:
     columns = [
-        texts("job", "job"),
+        _JOB,
         texts("step", "step"),
         figures("attempts", "attempts", count),
         figures("median", "p50_s", duration),
@@ -181,7 +183,7 @@ def _slowest(seen: Look) -> str:
 
 def _failing(seen: Look) -> str:
     columns = [
-        texts("job", "job"),
+        _JOB,
         texts("step", "step"),
         figures("failures", "failures", count),
         figures("retried", "retried", count),
@@ -252,7 +254,7 @@ def _said(what: str, things: str, overall: Overall | None) -> str:
 
 def _compared(seen: Look) -> str:
     columns = [
-        texts("job", "job"),
+        _JOB,
         Column("step", lambda row: Cell(row["step"] or "whole run")),
         figures("outcomes", "outcomes", count),
         figures("this forecast", "error_share", share),

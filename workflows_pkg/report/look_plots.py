@@ -7,7 +7,7 @@ import plotly.graph_objects as go
 
 from workflows_pkg.report.axes import duration_axis, figure, label, nothing, unit_axis
 from workflows_pkg.report.look import Look
-from workflows_pkg.report.tables import count, duration, share
+from workflows_pkg.report.tables import count, duration, readable, share
 from workflows_pkg.report.theme import OURS, PREDICTED, RULE, TIME_PARTS
 
 _PARTS = {"queue": "queue_s", "start": "start_s", "run": "run_s", "retry wait": "retry_wait_s"}
@@ -32,7 +32,7 @@ def where_time_goes(seen: Look) -> go.Figure:
     for part, colour in TIME_PARTS.items():
         values = [getattr(job, _PARTS[part]) or 0.0 for job in shown]
         hover = [
-            f"{label(job.job)}<br>{part}: {_known(getattr(job, _PARTS[part]))}, {share(value / job.total_s)} of the job's time"
+            f"{label(readable(job.job))}<br>{part}: {_known(getattr(job, _PARTS[part]))}, {share(value / job.total_s)} of the job's time"
             f"<br>{count(job.runs)} runs"
             for job, value in zip(shown, values, strict=True)
         ]
@@ -105,7 +105,7 @@ def forecast_errors(seen: Look) -> go.Figure:
     ):
         drawn.add_scatter(
             x=values, y=names, mode="markers", name=name, marker={"color": colour, "size": 11, "symbol": symbol, "line": {"width": 2}},
-            hovertext=[f"{label(row.job)}<br>{name}: {share(value)}" for row, value in zip(rows, values, strict=True)],
+            hovertext=[f"{label(readable(row.job))}<br>{name}: {share(value)}" for row, value in zip(rows, values, strict=True)],
             hovertemplate="%{hovertext}<extra></extra>",
         )  # fmt: skip
     top = max(max(row.error_share, row.mean_of_ten_share, row.best_rule_share) for row in rows)
@@ -123,7 +123,7 @@ def _names(jobs: list[str]) -> list[str]:
     """Labels that differ wherever the names differ: two names cut to the same label would share a bar."""
     names: list[str] = []
     for job in jobs:
-        name = label(job, _LABEL)
+        name = label(readable(job), _LABEL)
         while name in names:
             name += " "
         names.append(name)

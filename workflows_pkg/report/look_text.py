@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from workflows_pkg.report.look import Look
-from workflows_pkg.report.tables import count, duration, instant, paint, printable, share, usd
+from workflows_pkg.report.tables import count, duration, instant, paint, printable, readable, share, usd
 
 _MOST_FINDINGS = 3
 
 
 def render_look(seen: Look, *, colour: bool = False) -> str:
     """The summary as text, one fact a line; names from the instance cannot steer the terminal."""
-    lines = [(head, printable(text)) for head, text in _facts(seen)]
+    lines = [(head, printable(readable(text))) for head, text in _facts(seen)]
     width = max(len(head) for head, _ in lines)
     return "\n".join(f"{paint(head.ljust(width), 'dim', colour=colour)}  {text}" for head, text in lines)
 

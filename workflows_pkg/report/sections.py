@@ -18,7 +18,7 @@ from workflows_pkg.report.summary import (
     evidence_line,
     interval_text,
 )
-from workflows_pkg.report.tables import count, duration, instant, quantity, share, usd, words
+from workflows_pkg.report.tables import count, duration, instant, quantity, readable, share, usd, words
 
 _MOST_RUNS = 200
 _MOST_STEPS = 100
@@ -170,9 +170,9 @@ def suggestion_card(suggestion: Suggestion) -> str:
         evidence = json.dumps(json.loads(suggestion.evidence), indent=2, ensure_ascii=False)
     except ValueError:
         evidence = suggestion.evidence
-    place = escaped(" / ".join(part for part in (suggestion.workflow, suggestion.step) if part))
+    place = escaped(readable(" / ".join(part for part in (suggestion.workflow, suggestion.step) if part)))
     version = f", version {suggestion.based_on}" if suggestion.based_on else ""
-    return f"""<article class="card suggestion"><h3>{escaped(suggestion.title)}</h3>
+    return f"""<article class="card suggestion"><h3>{escaped(readable(suggestion.title))}</h3>
 <dl><dt>suggestion</dt><dd><code>{escaped(suggestion.suggestion_id)}</code> for {place}{version}</dd>
 <dt>change</dt><dd>{changes}</dd>
 <dt>effect</dt><dd>{escaped(effect_text(suggestion))}</dd>

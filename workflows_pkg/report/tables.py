@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
+
+from workflows_pkg.orchestration.own import BY_HAND
 
 MISSING = "-"
 """Stands for an unknown value; never zero."""
@@ -16,6 +19,9 @@ Tone = Literal["plain", "bold", "dim", "good", "bad", "warn"]
 _CODES: dict[Tone, str] = {"plain": "", "bold": "1", "dim": "2", "good": "32", "bad": "31", "warn": "33"}
 _NARROWEST = 8
 """A text column is not cut below this many cells: shorter stubs cannot be told apart."""
+
+_IMPLICIT_JOB = re.compile(rf"\b{BY_HAND}(_\d+)?\b")
+_TURNING = re.compile("[\u202a-\u202e\u2066-\u2069]")
 
 
 @dataclass(frozen=True)
@@ -173,6 +179,24 @@ def text_table(
     head = [Cell(column.title, "dim") for column in columns]
     lines = [_line(row, widths, columns, colour) for row in [head, *cells]]
     return "\n".join(margin + line.rstrip() for line in lines)
+
+
+def readable(text: str) -> str:
+    """The text with Dagster's implicit job of all assets called by what a person does to start it; a program needs its real name.
+
+    >>> readable("2 runs of '__ASSET_JOB' failed")
+    "2 runs of 'materialize (assets)' failed"
+    """
+    return _IMPLICIT_JOB.sub("materialize (assets)", text)
+
+
+def unturned(text: str) -> str:
+    """The text with '?' for the marks that turn the direction of writing: one in a name would turn the sentence around it as well.
+
+    >>> unturned("a\\u202eb")
+    'a?b'
+    """
+    return _TURNING.sub("?", text)
 
 
 def printable(text: str) -> str:
