@@ -5,6 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from datetime import UTC, date, datetime
@@ -378,3 +380,25 @@ def test_days_before_1970_and_far_ahead_are_kept(tmp_path):
         )
         assert history.seal(date(2300, 1, 1)) == 0, "open runs stay"
     assert count(tmp_path) == 2
+
+
+THREADS = """
+import os, sys
+from pathlib import Path
+from workflows_pkg.history.store import writer
+if sys.argv[2] == "one core":
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+with writer(Path(sys.argv[1])) as history:
+    print(history.con.execute("select current_setting('threads')").fetchone()[0])
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="only Linux keeps a process on some of the cores")
+@pytest.mark.parametrize("on", ["one core", "all cores"])
+def test_the_writer_has_no_more_threads_than_the_process_has_cores(tmp_path, on):
+    """All cores is the control: DuckDB's own number stays."""
+    command = [sys.executable, "-c", THREADS, str(tmp_path), on]
+    threads = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    with duckdb.connect() as con:
+        (usual,) = con.execute("select current_setting('threads')").fetchone()
+    assert threads == (1 if on == "one core" else min(usual, len(os.sched_getaffinity(0))))
