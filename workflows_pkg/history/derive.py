@@ -48,7 +48,9 @@ for how it is.
 
 DERIVED: tuple[type[Record], ...] = (Run, StepAttempt, Materialization, Observation, AssetCheck, StepLog, Usage)
 
-_TEMPORARY = ("derived_facts", "derived_seen", "derived_events", "derived_marks", "derived_usage", "derived_attempts")
+_TEMPORARY = (
+    "derived_facts", "derived_seen", "derived_events", "derived_marks", "derived_steps", "derived_usage", "derived_attempts"
+)  # fmt: skip
 
 
 def derive(
@@ -78,7 +80,7 @@ def derive(
             if first is None or last is None:
                 return 0
             _events(writer, (first, last), whole_runs)
-            for statement in (_MARKS, _USAGE, _ATTEMPTS):
+            for statement in (_MARKS, _STEPS, _USAGE, _ATTEMPTS):
                 con.execute(statement)
             with rollups_kept(con, writer.files, "select run_id from derived_facts", (first, last)):
                 remember_replaced(con, writer.files, "select run_id from derived_facts", (first, last))
@@ -170,14 +172,17 @@ from derived_facts left join (
 ) using (run_id) left join derived_seen using (run_id)
 """
 
-# `begun` numbers the attempt that a step event belongs to; `worker_starting` asks for a process for the attempt to come.
-_NUMBERED = """
+# The events of steps, once for usage and attempts. `begun` numbers the attempt that an event belongs to; `worker_starting` asks for a
+# process for the attempt to come.
+_STEPS = """
+create or replace temp table derived_steps as
 select *, kind = 'worker_starting' as asks, kind in ('step_started', 'step_restarted') as begins,
     kind like 'step_%' and not begins as ends,
     sum(case when begins or ends and coalesce(before, 'step_retried') = 'step_retried' then 1 else 0 end)
         over (partition by run_id, step_key order by n rows unbounded preceding)::bigint as begun
 from (
-    select *,
+    select run_id, step_key, kind, n, "at", process_id, seconds, error_class, error_message,
+        case when kind = 'metered' then data end as data,
         lag(case when kind like 'step_%' then kind end ignore nulls) over (partition by run_id, step_key order by n) as before
     from derived_events
     where step_key is not null and kind in (
@@ -186,7 +191,7 @@ from (
 )
 """
 
-_USAGE = f"""
+_USAGE = """
 create or replace temp table derived_usage as
 select run_id, step_key, attempt, max("at") as "at",
     arg_max(try_cast(json_extract_string(data, '$."workflows/cpu_s"') as double), n) as cpu_s,
@@ -196,11 +201,11 @@ select run_id, step_key, attempt, max("at") as "at",
     arg_max(coalesce(try_cast(json_extract_string(data, '$."workflows/process_id"') as bigint), process_id), n) as process_id
 from (
     select *, coalesce(try_cast(json_extract_string(data, '$."workflows/attempt"') as bigint), greatest(begun, 1)) as attempt
-    from ({_NUMBERED}) where kind = 'metered'
+    from derived_steps where kind = 'metered'
 ) group by run_id, step_key, attempt
 """
 
-_ATTEMPTS = f"""
+_ATTEMPTS = """
 create or replace temp table derived_attempts as
 with found as (
     select run_id, step_key, case when asks then begun + 1 else begun end as attempt,
@@ -213,7 +218,7 @@ with found as (
         arg_min(seconds, n) filter (where kind = 'step_retried') as retry_wait_s,
         arg_min(error_class, n) filter (where kind in ('step_failed', 'step_retried')) as error_class,
         arg_min(error_message, n) filter (where kind in ('step_failed', 'step_retried')) as error_message
-    from ({_NUMBERED}) where kind <> 'metered'
+    from derived_steps where kind <> 'metered'
     group by all
     having count(*) filter (where begins or ends) > 0
 ), judged as (

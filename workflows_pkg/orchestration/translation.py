@@ -142,16 +142,20 @@ _NO_JSON = ("NaN", "Infinity", "\\ud")
 
 _DATA = "e.dagster_event.event_specific_data"
 
+_OF_ALL: Mapping[str, str] = {
+    "type": "$.dagster_event.event_type_value",
+    "timestamp": "$.timestamp",
+    "job": "$.pipeline_name",
+    "step": "$.step_key",
+    "step_of_event": "$.dagster_event.step_key",
+    "pid": "$.dagster_event.pid",
+    "error": "$.dagster_event.event_specific_data.error",
+}
+"""Name -> path in an entry's text, of what is read of every entry."""
+
 _FIELDS: Mapping[str, str] = {
-    "type": "e.dagster_event.event_type_value",
-    "timestamp": "e.timestamp",
-    "job": "e.pipeline_name",
-    "step": "e.step_key",
-    "step_of_event": "e.dagster_event.step_key",
-    "pid": "e.dagster_event.pid",
     "duration_ms": f"{_DATA}.duration_ms",
     "wait": f"{_DATA}.seconds_to_wait",
-    "error": f"{_DATA}.error",
     "asset": f"{_DATA}.materialization.asset_key.path",
     "partition": f"{_DATA}.materialization.partition",
     "materialized": f"{_DATA}.materialization.metadata_entries",
@@ -174,11 +178,13 @@ _FIELDS: Mapping[str, str] = {
     "entries": f"{_DATA}.metadata_entries",
     "failure_reason": f"{_DATA}.failure_reason.__enum__",
 }
-"""Name -> where the entry `e` has it."""
+"""Name -> where the entry `e` has it, of what is read of some: most entries are of types of which nothing more is wanted."""
+
+_MORE = ("materialized", "observed", "logs_captured", "checked", "step_succeeded", "step_retried", "run_failed")
+"""Kinds of which more is read; metered entries as well."""
 
 _TREES = (
-    "error", "asset", "materialized", "made_tags", "observed_asset", "observed", "observed_tags", "log_key", "log_steps", "checked_asset",
-    "entries",
+    "asset", "materialized", "made_tags", "observed_asset", "observed", "observed_tags", "log_key", "log_steps", "checked_asset", "entries",
 )  # fmt: skip
 """Fields that are looked into; the others are plain values."""
 
@@ -224,16 +230,27 @@ def _with_versions(entries: str, tags: str) -> str:
 
 
 def _translate_sql() -> str:
+    paths = "[" + ", ".join(_sql_text(path) for path in _OF_ALL.values()) + "]"
+    of_all = ",\n    ".join(f"f[{number}] as {name}" for number, name in enumerate(_OF_ALL, start=1))
     columns = ",\n    ".join(f"{path} as {name}" for name, path in _FIELDS.items())
+    more = ", ".join(_sql_text(kind) for kind in _MORE)
     chain = "[" + ", ".join(_sql_text("$" + ".cause" * depth) for depth in range(_CAUSES_DEEP)) + "]"
     own = "[" + ", ".join(_sql_text(kind.__name__) for kind in _OWN_ERRORS) + "]"
     return f"""
 with parsed as (
-  select source_id, run_id, event_id, event_hash, try(from_json(event, {_sql_text(_shape())})) as e from raw
-), named as (
-  select source_id, run_id, event_id, event_hash,
-    {columns}
+  select *, try(json_extract_string(event, {paths})) as f from raw
+), typed as (
+  select source_id, run_id, event_id, event_hash, event,
+    {of_all},
+    case when type = 'ENGINE_EVENT' and contains(event, '"workflows/attempt"') then 'metered'
+         when type is not null then coalesce(({_sql_map(KINDS)})[type], 'other') end as kind
   from parsed
+), opened as (
+  select * exclude (event), case when kind in ('metered', {more}) then try(from_json(event, {_sql_text(_shape())})) end as e from typed
+), named as (
+  select * exclude (e),
+    {columns}
+  from opened
 ), failures as (
   select *, case when error is not null then
     list_filter(json_extract(error, {chain}), lambda e: json_extract_string(e, '$.cls_name') is not null) end as chain
@@ -246,9 +263,7 @@ with parsed as (
   select * exclude (cause),
     json_extract_string(cause, '$.cls_name') as error_class,
     trim(json_extract_string(cause, '$.message'), e' \\n') as said,
-    strpos(said, error_class || ': ') as named_at,
-    case when type = 'ENGINE_EVENT' and contains(entries::varchar, '"workflows/attempt"') then 'metered'
-         when type is not null then coalesce(({_sql_map(KINDS)})[type], 'other') end as kind
+    strpos(said, error_class || ': ') as named_at
   from causes
 ), translated as (
   select *,
