@@ -29,7 +29,7 @@ from typing import Any
 import dagster as dg
 
 sys.path.insert(0, str(Path(__file__).parent))
-from instance_read import make
+from recorded_log import make
 
 from workflows_pkg.history.archive import Archive
 from workflows_pkg.history.archive_files import archive_files
