@@ -31,7 +31,7 @@ from workflows_pkg.prediction.lookup import FILE, JobForecast, Quantiles
 from workflows_pkg.prediction.picks import is_picked
 from workflows_pkg.report.expectation import expected_sentence, expected_tag, of_hundred, span
 from workflows_pkg.report.tables import duration
-from workflows_pkg.workbench.known import forecast_of_run, planned_step_keys
+from workflows_pkg.workbench.run_forecast import forecast_of_run, planned_step_keys
 
 _SLOWEST = 5
 """Steps in the event's table."""

@@ -29,7 +29,7 @@ from workflows_pkg.orchestration.run_tags import EXPECTED_TAG, OPEN, SAID, STATE
 from workflows_pkg.prediction.lookup import FILE, JobForecast, Quantiles
 from workflows_pkg.prediction.remaining import Remaining, SeenStep, remaining
 from workflows_pkg.report.expectation import left_sentence, revised_tag, took_sentence, took_tag
-from workflows_pkg.workbench.known import forecast_of_run
+from workflows_pkg.workbench.run_forecast import forecast_of_run
 
 MOST_TELLINGS = 10
 """Times that one run is told what is left: a log stays readable."""
