@@ -7,6 +7,7 @@ import os
 import sys
 import tempfile
 import traceback
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
@@ -109,6 +110,10 @@ def exit_code(arguments: list[str] | None = None) -> int:
         if error.errno not in _FULL:
             return _bug(error)
         click.echo(f"Error: Nothing more can be written: {error.strerror}. Make room, or write somewhere else.", err=True)
+        with suppress(
+            OSError
+        ):  # the end of the process writes what is left in the buffer, and would fail once more, with a code of its own
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return EXIT_FAILED
     except Exception as error:  # noqa: BLE001  the outermost boundary: what arrives here is a bug of ours
         return _bug(error)
