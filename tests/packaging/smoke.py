@@ -40,6 +40,7 @@ def main(project: Path, home: Path) -> dict[str, object]:
     said["through_the_daemon"] = through_the_daemon(project, home)
     said["quarantined"] = workflows("history", "sync", "--json")["quarantined"]
     counted = "select count(distinct run_id) as runs, count(*) as attempts, count(cpu_s) as metered from step_attempts"
+    counted += " where job_name <> 'workflows_learning'"  # which the daemon may begin meanwhile
     said["history"] = workflows("history", "sql", counted, "--json")[0]
     retried = "select count(*) as n from step_attempts where step = 'totals' and outcome = 'failure' and will_retry"
     said["retried"] = workflows("history", "sql", retried, "--json")[0]["n"]
