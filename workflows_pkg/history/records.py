@@ -236,7 +236,7 @@ class Backfill(Record):
     job_name: str | None = Field(None, description="The job, where one was filled.")
     assets: JsonText | None = Field(None, description="Keys of the assets that were filled, parts joined by '/', as a JSON list.")
     partition_count: int | None = Field(
-        None, description="Partitions asked for; unknown where Dagster does not list them by name."
+        None, description="Partitions asked for, those of each asset counted; unknown where Dagster does not say."
     )
     launched_by: str | None = Field(None, description="The actor, where one is known.")
     asked_at: datetime = Field(description="When it was asked for.")

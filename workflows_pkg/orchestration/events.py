@@ -29,8 +29,9 @@ from workflows_pkg.history.crash import crash_point
 from workflows_pkg.history.derive import derive
 from workflows_pkg.history.ingest import LandResult, land
 from workflows_pkg.history.questions import read
-from workflows_pkg.history.records import Cursor, JobStep, Materialization, Observation, Quarantined, Tick
+from workflows_pkg.history.records import Backfill, Cursor, JobStep, Materialization, Observation, Quarantined, Tick
 from workflows_pkg.history.store import Writer, open_history, writer
+from workflows_pkg.orchestration.backfills import changed_backfills
 from workflows_pkg.orchestration.batches import PATH, PIECE_ROWS, RUNS, TICKS, Batch, Plan, ReadAhead, earlier, plan
 from workflows_pkg.orchestration.facts import tick_record
 from workflows_pkg.orchestration.job_structure import job_steps
@@ -63,6 +64,7 @@ class SyncResult:
     events: int = 0
     runs: int = 0
     ticks: int = 0
+    backfills: int = 0
     quarantined: int = 0
     seconds: float = 0.0
     complete: bool = True
@@ -91,12 +93,13 @@ def sync_events(
     deadline = None if budget_s is None else started + budget_s
     with nullcontext(instance) if isinstance(instance, Source) else open_source(instance) as source:
         with closing(open_history(history_home)) as con:
-            published = read(con, Cursor)
+            published, filled = read(con, Cursor), read(con, Backfill)
         ahead = ReadAhead(plan(source, published))
         try:
             first = ahead.next()
             # found without the writer's lock, so that a sync with nothing to do disturbs nobody
-            if first is None and not ahead.plan.deleted and next(_tick_batches(ahead.plan), None) is None:
+            nothing_read = first is None and not ahead.plan.deleted and next(_tick_batches(ahead.plan), None) is None
+            if nothing_read and not changed_backfills(source, ahead.plan.source_id, filled):
                 return SyncResult(seconds=time.monotonic() - started)
             with writer(history_home, wait_s) as history:
                 current = read(history.con, Cursor)
@@ -154,10 +157,14 @@ def _land_all(
             ticks += history.upsert(Tick, rows)
             if cursor is not None:
                 history.upsert(Cursor, [cursor])
+    backfills = changed_backfills(plan.source, plan.source_id, read(history.con, Backfill)) if complete else []
+    history.upsert(Backfill, backfills)
     if complete and plan.watermark:
         history.upsert(Cursor, [plan.cursor(RUNS, plan.watermark)])
     left = 0 if complete else plan.run_count - landed_runs
-    return SyncResult(events, len(touched), ticks, quarantined, complete=complete, runs_left=left, log_lines=log_lines)
+    return SyncResult(
+        events, len(touched), ticks, len(backfills), quarantined, complete=complete, runs_left=left, log_lines=log_lines
+    )
 
 
 def _land_batch(history: Writer, plan: Plan, batch: Batch) -> LandResult:

@@ -252,8 +252,8 @@ with parsed as (
     {columns}
   from opened
 ), failures as (
-  select *, case when error is not null then
-    list_filter(json_extract(error, {chain}), lambda e: json_extract_string(e, '$.cls_name') is not null) end as chain
+  select *, case when error is not null then try(
+    list_filter(json_extract(error, {chain}), lambda e: json_extract_string(e, '$.cls_name') is not null)) end as chain
   from named
 ), causes as (
   select *,

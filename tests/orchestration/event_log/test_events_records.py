@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import json
+import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
+from dagster._core.remote_origin import InProcessCodeLocationOrigin, RemotePartitionSetOrigin, RemoteRepositoryOrigin
+from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
+from dagster._utils.error import SerializableErrorInfo
 
 from workflows_pkg.history.questions import read
-from workflows_pkg.history.records import Materialization, Observation, Run, StepLog
+from workflows_pkg.history.records import Backfill, Materialization, Observation, Run, StepLog
 from workflows_pkg.history.store import open_history
 from workflows_pkg.orchestration.events import sync_events
 from workflows_pkg.orchestration.instance import create_instance
@@ -59,3 +66,92 @@ def test_observations_versions_and_places_of_logs_land(home: Path) -> None:
         assert json.loads(log.step_keys or "[]") == ["made"]
         data = logs.get_log_data(logs.build_log_key_for_run(run.run_id, log.log_key))
         assert data.stdout is not None or Path(home, "storage", run.run_id, "compute_logs", f"{log.log_key}.out").exists()
+
+
+@pytest.fixture
+def instance(home: Path) -> Iterator[dg.DagsterInstance]:
+    with dg.DagsterInstance.from_config(str(home)) as found:
+        yield found
+
+
+def backfills(home: Path) -> dict[str, Backfill]:
+    with open_history(home) as con:
+        return {row.backfill_id: row for row in read(con, Backfill)}
+
+
+@dg.asset(partitions_def=dg.DailyPartitionsDefinition("2024-01-01", end_date="2024-02-01"))
+def daily() -> None: ...
+
+
+def of_assets(instance: dg.DagsterInstance, name: str, partitions: list[str] | None) -> PartitionBackfill:
+    """As the daemon and the UI store it; all partitions of both assets where none are named."""
+    graph = dg.Definitions([made, daily]).resolve_asset_graph()
+    picked = [dg.AssetKey("daily")] if partitions else [dg.AssetKey("daily"), dg.AssetKey("made")]
+    return PartitionBackfill.from_asset_partitions(
+        name, graph, partitions, picked, time.time(), {"user": "ada"}, instance, not partitions, "January", None, None
+    )
+
+
+def of_job(name: str) -> PartitionBackfill:
+    location = InProcessCodeLocationOrigin(LoadableTargetOrigin(executable_path=None, module_name="m"), location_name="here")
+    origin = RemotePartitionSetOrigin(
+        repository_origin=RemoteRepositoryOrigin(location, "repo"), partition_set_name="nightly_partition_set"
+    )
+    return PartitionBackfill(
+        name,
+        BulkActionStatus.REQUESTED,
+        from_failure=False,
+        tags={},
+        backfill_timestamp=time.time(),
+        partition_set_origin=origin,
+        partition_names=["a", "b"],
+    )
+
+
+@pytest.mark.filterwarnings("ignore:Function `AssetSelection.sources`:DeprecationWarning")  # Dagster's own call
+def test_backfills_land_and_change_with_their_outcome(home: Path, instance: dg.DagsterInstance) -> None:
+    asked, every, job = (
+        of_assets(instance, "asked", ["2024-01-02", "2024-01-09"]),
+        of_assets(instance, "every", None),
+        of_job("job"),
+    )
+    for backfill in (asked, every, job):
+        instance.add_backfill(backfill)
+    assert sync_events(home, home).backfills == 3
+    found = backfills(home)
+    assert {name: (row.status, row.job_name, row.assets, row.partition_count) for name, row in found.items()} == {
+        "asked": ("requested", None, '["daily"]', 2),
+        "every": ("requested", None, '["daily", "made"]', 32),
+        "job": ("requested", "nightly", None, 2),
+    }
+    assert (found["asked"].title, found["asked"].launched_by, found["job"].launched_by) == ("January", "ada", None)
+    assert found["asked"].asked_at.timestamp() == pytest.approx(asked.backfill_timestamp, abs=1e-5)
+    assert sync_events(home, home).backfills == 0  # still going on, and nothing new of them
+
+    instance.update_backfill(job.with_status(BulkActionStatus.COMPLETED_SUCCESS).with_end_timestamp(job.backfill_timestamp + 7))
+    error = SerializableErrorInfo("the code server\nis gone", [], None)
+    instance.update_backfill(every.with_status(BulkActionStatus.FAILED).with_error(error))
+    assert sync_events(home, home).backfills == 2
+    found = backfills(home)
+    assert (found["job"].status, found["every"].status) == ("completed_success", "failed")
+    assert found["job"].ended_at is not None
+    assert (found["job"].ended_at - found["job"].asked_at).total_seconds() == pytest.approx(7, abs=1e-5)
+    assert "the code server" in (found["every"].error or "")
+
+    instance.update_backfill(every.with_status(BulkActionStatus.REQUESTED))  # resumed by hand in the UI
+    assert (sync_events(home, home).backfills, backfills(home)["every"].status) == (1, "requested")
+
+
+def test_a_backfill_that_cannot_be_read_hides_no_other(home: Path, instance: dg.DagsterInstance) -> None:
+    for name in ("good", "torn", "odd", "nowhen"):
+        instance.add_backfill(of_job(name))
+    storage: Any = instance.run_storage
+    with storage.connect() as connection:  # as a crash of a disk, or a newer Dagster, would leave them
+        connection.exec_driver_sql("update bulk_actions set body = substr(body, 1, 40) where key = 'torn'")
+        connection.exec_driver_sql("update bulk_actions set body = '[1]' where key = 'odd'")
+        connection.exec_driver_sql("update bulk_actions set timestamp = 'soon', body = '' where key = 'nowhen'")
+    assert sync_events(home, home).backfills == 3
+    found = backfills(home)
+    assert {name: row.job_name for name, row in found.items()} == {"good": "nightly", "torn": None, "odd": None}
+    assert {row.error for name, row in found.items() if name != "good"} == {"What Dagster stored of it could not be read."}
+    assert sync_events(home, home).backfills == 0

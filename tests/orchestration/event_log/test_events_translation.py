@@ -143,6 +143,14 @@ def test_every_error_of_this_project_has_the_cause_it_names() -> None:
     assert {kind.__name__: CAUSES.get(kind.__name__) for kind in kinds} == {kind.__name__: kind.cause for kind in kinds}
 
 
+@pytest.mark.parametrize("error", ["", "{", "boom", '{"cls_name": ', 7, [], {"cls_name": []}, {"cause": ""}])
+def test_an_error_that_is_none_leaves_the_failure_standing(error: Any) -> None:
+    whole = {"error": {"cls_name": "ValueError", "message": "ValueError: no\n", "cause": None}}
+    odd, good = translate(entry("STEP_FAILURE", {"error": error}), entry("STEP_FAILURE", whole))
+    assert (odd["kind"], odd["error_message"]) == ("step_failed", None)
+    assert (good["error_class"], good["error_message"]) == ("ValueError", "no")
+
+
 anything = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),

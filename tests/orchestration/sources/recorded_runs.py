@@ -1,7 +1,7 @@
 """Records real runs into the Dagster instance at a folder whose dagster.yaml is there: `python recorded_runs.py <home>`.
 
-A retry, a failure with a cause, assets with partitions and checks in a process per step, a cancellation, two ticks, and something reported
-from outside. The same on every kind of storage.
+A retry, a failure with a cause, assets with partitions and checks in a process per step, a cancellation, two ticks, a backfill, and
+something reported from outside. The same on every kind of storage.
 """
 
 import sys
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import dagster as dg
 from dagster._core.definitions.reconstruct import ReconstructableJob
+from dagster._core.execution.backfill import BulkActionStatus, PartitionBackfill
 from dagster._core.scheduler.instigation import InstigatorType, TickData, TickStatus
 
 
@@ -86,6 +87,9 @@ def record(home: Path) -> None:
         ):
             kind = InstigatorType.SCHEDULE if name == "nightly" else InstigatorType.SENSOR
             instance.create_tick(TickData("origin", name, kind, status, now, selector_id=name, **more))
+        instance.add_backfill(
+            PartitionBackfill("fill", BulkActionStatus.CANCELED, False, {"user": "ada"}, now, partition_names=["2020-01-02"])
+        )
 
 
 if __name__ == "__main__":

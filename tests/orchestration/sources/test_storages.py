@@ -51,14 +51,14 @@ def test_every_event_is_as_dagster_tells_it(place: Any, tmp_path: Path) -> None:
         lines = sum(entry.dagster_event is None for run in instance.get_runs() for entry in instance.all_logs(run.run_id))
     assert len(told) > 50
     assert landed(tmp_path) == told
-    assert (result.events, result.runs, result.ticks, result.quarantined) == (len(told) + 1, 5, 2, 0)
+    assert (result.events, result.runs, result.ticks, result.backfills, result.quarantined) == (len(told) + 1, 5, 2, 1, 0)
     assert result.log_lines == lines > 0
 
 
 def test_the_folder_and_the_url_are_the_same_instance(place: Any, tmp_path: Path) -> None:
     sync_events(place.home, tmp_path)
     again = sync_events(place.where, tmp_path)
-    assert (again.events, again.ticks, again.complete) == (0, 0, True)
+    assert (again.events, again.ticks, again.backfills, again.complete) == (0, 0, 0, True)
     assert rows(tmp_path, "select count(distinct source_id) from events") == [(1,)]
 
 
@@ -80,6 +80,7 @@ COMPARED = {
     "materializations": "run_id = '', asset_key, partition_key, \"rows\", bytes",
     "checks": "asset_key, check_name, passed, severity",
     "ticks": "tick_id, name, kind, status, reason, run_ids",
+    "backfills": "backfill_id, status, partition_count, launched_by, asked_at is null",
 }
 
 

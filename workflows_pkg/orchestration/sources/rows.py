@@ -1,4 +1,4 @@
-"""What does an instance's storage give for a run, an event and a tick, before anybody says what it means?"""
+"""What does an instance's storage give for a run, an event, a tick and a backfill, before anybody says what it means?"""
 
 from __future__ import annotations
 
@@ -82,6 +82,16 @@ class TickRow:
     at: str
     body: str
     updated: str
+
+
+@dataclass(frozen=True)
+class BackfillRow:
+    """One backfill, called a bulk action there. `at` is text, UTC; `body` is JSON."""
+
+    backfill_id: str
+    status: str
+    at: str | None
+    body: str | None
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from workflows_pkg.errors import BusyError, SetupError
 from workflows_pkg.orchestration.sources.database import Database, Select, chunks, marks
 from workflows_pkg.orchestration.sources.logs import EventLogs
 from workflows_pkg.orchestration.sources.notes import Notes
-from workflows_pkg.orchestration.sources.rows import Piece, RunBody, RunRow, TickRow, Wanted
+from workflows_pkg.orchestration.sources.rows import BackfillRow, Piece, RunBody, RunRow, TickRow, Wanted
 
 _ENDED = "'SUCCESS', 'FAILURE', 'CANCELED'"
 
@@ -166,6 +166,26 @@ class Source:
             (after, since, limit),
         )
         return [TickRow(*row) for row in rows]
+
+    def backfill_rows(self, settled: Mapping[str, str]) -> list[BackfillRow]:
+        """Backfills in the order they were asked for, without those that have the status `settled` names for them.
+
+        An instance of a Dagster before backfills were kept has none.
+        """
+        if not self._has("bulk_actions", "body"):
+            return []
+        at = self._runs.utc("timestamp") if self._has("bulk_actions", "timestamp") else "null"
+
+        def query(select: Select) -> list[BackfillRow]:
+            states = select("select key, status from bulk_actions order by id", ())
+            wanted = [key for key, status in states if settled.get(key) != status]
+            found: dict[str, BackfillRow] = {}
+            for some in chunks(wanted):
+                rows = select(f"select key, status, {at}, body from bulk_actions where key in ({marks(some)})", some)
+                found |= {row[0]: BackfillRow(*row) for row in rows}
+            return [found[key] for key in wanted if key in found]
+
+        return self._runs.read(query)
 
     def _has(self, table: str, column: str) -> bool:
         if table not in self._columns:
