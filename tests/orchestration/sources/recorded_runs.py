@@ -63,7 +63,7 @@ definitions = dg.Definitions(assets=[raw, clean], jobs=[dg.define_asset_job("fli
 
 
 def flights_job() -> dg.JobDefinition:
-    return definitions.resolve_job_def("flights")
+    return definitions.get_repository_def().get_job("flights")  # in words that Dagster 1.9 knows too
 
 
 def record(home: Path) -> None:
