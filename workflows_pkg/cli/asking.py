@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import time
+from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 import click
@@ -10,12 +12,19 @@ import click
 from workflows_pkg.cli.archiving import archive, purge, restore
 from workflows_pkg.cli.importing import import_
 from workflows_pkg.cli.opening import open_shell, snapshot
-from workflows_pkg.cli.output import answer, frame_text, home_option, interactive, json_option, note, resolve_home
+from workflows_pkg.cli.output import answer, frame_text, home_option, json_option, note, resolve_home
+from workflows_pkg.cli.progress import Progress
 from workflows_pkg.cli.questioning import ask
-from workflows_pkg.errors import SetupError, bounded
+from workflows_pkg.errors import BusyError, SetupError, bounded
 from workflows_pkg.history import questions
 from workflows_pkg.history.store import open_history, query
-from workflows_pkg.orchestration.events import sync_events
+from workflows_pkg.orchestration.events import SyncResult, sync_events
+
+FOLLOW_EVERY_S = 0.5
+"""Pause between two looks at the instance: one that finds nothing takes some 20 ms of one core."""
+
+FOLLOW_AGAIN_S = 5.0
+"""Pause after a look that failed."""
 
 _SHOWN = ["run_id", "workflow", "partition_key", "trigger", "outcome", "created_at", "queue_time_s", "run_time_s", "cost_usd"]
 """Columns of a run that fit a terminal; --json has all."""
@@ -34,28 +43,44 @@ history.add_command(import_)
 
 
 @history.command()
+@click.option("--follow", is_flag=True, help="Go on until Ctrl-C: what happens is in history within a second or two.")
 @home_option
 @json_option
-def sync(home: Path | None, as_json: bool) -> None:
-    """Read what is new in the instance's event log; doing it twice changes nothing."""
+def sync(follow: bool, home: Path | None, as_json: bool) -> None:
+    """Read what is new in the instance's event log; doing it twice changes nothing.
+
+    --follow is for a service beside the daemon; without it, the sensor of workbench() does the same every 5 seconds. The two get on with
+    each other.
+    """
     folder = resolve_home(home)
-    last = 0.0
+    with Progress() as progress:
+        result = sync_events(folder, folder, progress=partial(progress.counted, "read"))
+    answer(vars(result), as_json, _landed(result))
+    if not follow:
+        return
+    said = ""
+    while True:
+        time.sleep(FOLLOW_EVERY_S)
+        try:
+            result = sync_events(folder, folder)
+        except (BusyError, SetupError) as error:  # a database that restarts, or another writer, is no reason to leave
+            if error.message != said:
+                note(f"{error.message} Trying again.")
+            said = error.message
+            time.sleep(FOLLOW_AGAIN_S)
+            continue
+        said = ""
+        if result.events or result.ticks or result.backfills or result.quarantined:
+            answer(vars(result), as_json, f"{datetime.now().astimezone():%H:%M:%S} {_landed(result)}")
 
-    def progress(done: int, total: int) -> None:
-        nonlocal last
-        if time.monotonic() - last > (0.2 if interactive() else 5) or done == total:
-            last = time.monotonic()
-            click.echo(
-                f"\r{done} of {total} runs" if interactive() else f"{done} of {total} runs", err=True, nl=not interactive()
-            )
 
-    result = sync_events(folder, folder, progress=progress)
-    if interactive():
-        note("")
-    text = f"{result.events} events of {result.runs} runs and {result.ticks} ticks in {result.seconds:.1f} s"
+def _landed(result: SyncResult) -> str:
+    text = f"{result.events:,} events of {result.runs:,} runs and {result.ticks:,} ticks in {result.seconds:.1f} s"
+    if result.backfills:
+        text += f"; {result.backfills:,} backfills"
     if result.quarantined:
-        text += f"; {result.quarantined} could not be read: workflows history sql 'select * from quarantine'"
-    answer(vars(result), as_json, text)
+        text += f"; {result.quarantined:,} could not be read: workflows history sql 'select * from quarantine'"
+    return text
 
 
 @history.command()
