@@ -52,6 +52,15 @@ def _partition() -> Any:
     return history
 
 
+def _late(missed: int = 6) -> Any:
+    """40 runs of which so many end a minute after their deadline, the others ten minutes before."""
+    history = made["healthy"]()
+    of_one_job = [run for run in history.runs if run["job_name"] == history.runs[0]["job_name"]]
+    for number, run in enumerate(of_one_job[:40]):
+        run["deadline_at"] = run["ended_at"] + (timedelta(minutes=-1) if number < missed else timedelta(minutes=10))
+    return history
+
+
 PLANTED = {
     "failures_cost": lambda: made["failing"](),
     "retries_cost": _retried,
@@ -61,6 +70,7 @@ PLANTED = {
     "long_queue": _waiting,
     "hung_runs": lambda: made["hanging"](),
     "failing_partition": _partition,
+    "missed_deadlines": _late,
 }
 
 
@@ -115,6 +125,14 @@ def test_figures_are_those_of_the_query_and_costs_are_by_the_rate_card():
     assert {name: answer[name] for name in ("failed_runs", "runs", "lost_s")} == pytest.approx(
         {name: found.figures[name] for name in ("failed_runs", "runs", "lost_s")}
     )
+
+
+def test_deadlines_missed_now_and_then_are_no_finding():
+    (found,) = _of(_late(6), "missed_deadlines")
+    assert found.figures["missed_runs"] == 6
+    assert found.figures["late_s"] == pytest.approx(60)
+    assert _of(_late(2), "missed_deadlines") == []
+    assert _of(_late(0), "missed_deadlines") == []
 
 
 def test_a_name_with_quotes_stays_a_name():

@@ -18,7 +18,8 @@ import pytest
 import yaml
 
 from workflows_pkg.instance.coordinator import ForecastingRunCoordinator
-from workflows_pkg.orchestration.run_tags import EXPECTED_TAG, SAID, STATE_TAG
+from workflows_pkg.orchestration.deadline_tags import SAID_TAG
+from workflows_pkg.orchestration.run_tags import EXPECTED_TAG, MISS_TAG, SAID, STATE_TAG
 from workflows_pkg.prediction.lookup import FILE
 from workflows_pkg.prediction.picks import PER_STEP_TIME, pick_name
 
@@ -43,6 +44,39 @@ def test_a_run_says_what_to_expect_before_it_starts(instance: dg.DagsterInstance
         "said": "expected", "expected_s": 30.0, "p05_s": 24.0, "p95_s": 42.0, "failure_share": 0.03, "cost_usd": 0.0004,
         "runs_behind_it": 48, "predictor": "median_of_10", "part_of_the_job": False, "as_of": beside.AS_OF.isoformat(),
     }  # fmt: skip
+
+
+def test_a_run_with_a_deadline_says_how_likely_it_misses_it(
+    instance: dg.DagsterInstance, submit: Submit, beside: ModuleType
+) -> None:
+    risks = [float(submit(tags={SAID_TAG: deadline}).tags[MISS_TAG]) for deadline in ("2m", "45s", "37s", "30s", "10s")]
+    assert risks == sorted(risks)
+    assert risks[0] < 0.02
+    assert risks[2] == pytest.approx(0.5, abs=0.05), "3 s in the queue, 4 s to start and 30 s to run, in the middle"
+    assert risks[-1] > 0.98
+    likely = submit(tags={SAID_TAG: "30s"})
+    (said,) = beside.events(instance, likely, "ENGINE_EVENT")
+    assert f"{100 * risks[3]:.0f} of 100 such runs miss that: probably late." in said.message
+    figures = said.event_specific_data.metadata[SAID].value
+    assert figures["warned"] is True
+    assert figures["deadline_miss_probability"] == pytest.approx(risks[3], abs=0.01)
+    assert MISS_TAG not in submit().tags, "control: without a deadline nothing is said of one"
+
+
+def test_a_deadline_that_is_none_is_told_of_and_stops_nothing(
+    instance: dg.DagsterInstance, submit: Submit, beside: ModuleType
+) -> None:
+    run = submit(tags={SAID_TAG: "tomorrow"})
+    assert run.status == dg.DagsterRunStatus.QUEUED
+    assert MISS_TAG not in run.tags
+    (said,) = beside.events(instance, run, "ENGINE_EVENT")
+    assert "Its deadline 'tomorrow' is not understood: expected a duration such as 30m" in said.message
+
+
+def test_a_copied_probability_is_not_taken_for_this_runs(submit: Submit, beside: ModuleType) -> None:
+    assert submit(tags={MISS_TAG: "1"}).tags[MISS_TAG] == "unknown"
+    assert submit(beside.first_time, tags={MISS_TAG: "1", EXPECTED_TAG: "30 s"}).tags[MISS_TAG] == "unknown"
+    assert submit(tags={MISS_TAG: "1", SAID_TAG: "2m"}).tags[MISS_TAG] not in ("1", "unknown")  # control
 
 
 def test_of_a_job_that_nothing_is_known_of_nothing_is_said(

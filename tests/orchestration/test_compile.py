@@ -51,7 +51,7 @@ def test_what_steps_produce_and_the_workflow_itself_become_assets(bench: Any) ->
     tags = outcome.run.tags
     assert (tags[WORKFLOW_TAG], tags["workflows/version"], tags[OWNER_TAG]) == ("bench", "4", "data team")
     assert tags[DIGEST_TAG] == compiled.digest
-    assert tags[DEADLINE_TAG] == "90.000"
+    assert tags[DEADLINE_TAG] == "1m30s"
 
 
 def test_a_false_if_skips_the_step_and_what_needs_it_but_the_workflow_ends_well(bench: Any) -> None:

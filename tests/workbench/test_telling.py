@@ -22,8 +22,9 @@ import pytest
 from dagster._core.storage.runs import sql_run_storage
 
 from workflows_pkg.orchestration import run_tags
+from workflows_pkg.orchestration.deadline_tags import SAID_TAG
 from workflows_pkg.orchestration.events import sync_events
-from workflows_pkg.orchestration.run_tags import EXPECTED_TAG, SAID, STATE_TAG, change_tags
+from workflows_pkg.orchestration.run_tags import EXPECTED_TAG, MISS_TAG, SAID, STATE_TAG, change_tags
 from workflows_pkg.prediction.lookup import FILE
 from workflows_pkg.workbench import telling
 from workflows_pkg.workbench.telling import MOST_TELLINGS, Told, tell, tell_in_passing
@@ -160,6 +161,84 @@ def test_a_run_without_end_is_told_a_few_times_and_no_more(
     told = sum(tell(instance, home, _after(instance, run, 60 * 1.3**number)).left for number in range(30))
     assert told == MOST_TELLINGS
     assert len(_said(instance, run)) == MOST_TELLINGS
+
+
+def _risk(instance: dg.DagsterInstance, run: dg.DagsterRun) -> float:
+    return float(_tags(instance, run)[MISS_TAG])
+
+
+def _warnings(instance: dg.DagsterInstance, run: dg.DagsterRun) -> list[str]:
+    ours = [event for event in _said(instance, run) if event.event_specific_data.metadata[SAID].value.get("warned")]
+    return [event.message for event in ours]
+
+
+def test_a_run_that_will_probably_miss_its_deadline_is_warned_of_once_and_before_it(
+    instance: dg.DagsterInstance, home: Path, begun: Callable[..., dg.DagsterRun]
+) -> None:
+    late, control = begun(tags={SAID_TAG: "60s"}), begun(tags={SAID_TAG: "20m"})
+    assert _risk(instance, late) < 0.2
+    for run in (late, control):
+        _report(instance, run, "STEP_START", "extract")
+    warned_at = []
+    for seconds in range(11, 120, 4):
+        before = len(_warnings(instance, late))
+        tell(instance, home, _after(instance, late, seconds))
+        warned_at += [seconds] * (len(_warnings(instance, late)) - before)
+    assert len(warned_at) == 1
+    assert 15 < warned_at[0] < 50, "before the deadline, 'extract' of 10 s with 20 s to follow being in its way"
+    assert "Will probably miss its deadline" in _warnings(instance, late)[0]
+    assert _risk(instance, late) == 1.0, "two minutes after it began"
+    assert _warnings(instance, control) == []
+    assert _risk(instance, control) < 0.1
+
+
+def test_a_run_that_waits_for_too_long_is_warned_of_in_the_queue(
+    instance: dg.DagsterInstance, home: Path, nightly: ModuleType
+) -> None:
+    run = nightly.submit_to(instance, tags={SAID_TAG: "2m"})
+    control = nightly.submit_to(instance)
+    record = instance.get_run_record_by_id(run.run_id)
+    assert record is not None
+    for seconds in (15, 70, 80, 100, 119, 130):
+        tell(instance, home, record.create_timestamp + timedelta(seconds=seconds))
+    (warning,) = _warnings(instance, run)
+    assert "Will probably miss its deadline" in warning
+    assert _risk(instance, run) == 1.0
+    assert _said(instance, control) == []
+
+
+def test_a_run_expected_to_be_late_was_warned_of_at_its_start_and_is_not_again(
+    instance: dg.DagsterInstance, home: Path, begun: Callable[..., dg.DagsterRun]
+) -> None:
+    run = begun(tags={SAID_TAG: "20s"})
+    for seconds in (11, 15, 19, 25, 40):
+        tell(instance, home, _after(instance, run, seconds))
+    assert _warnings(instance, run) == []
+    assert _risk(instance, run) == 1.0
+
+
+@pytest.mark.parametrize(("seconds", "tag", "sentence"), [(80.0, "1", "Missed its deadline"), (35.0, "0", "before its deadline")])
+def test_in_the_end_it_says_what_came_of_the_deadline(
+    instance: dg.DagsterInstance, home: Path, begun: Callable[..., dg.DagsterRun], seconds: float, tag: str, sentence: str
+) -> None:
+    run = begun(tags={SAID_TAG: "1m"})
+    _report(instance, run, "PIPELINE_SUCCESS")
+    _end_at(instance, home, run, seconds)
+    assert tell(instance, home, datetime.now(UTC)) == Told(ended=1)
+    assert _tags(instance, run)[MISS_TAG] == tag
+    (event,) = _said(instance, run)
+    assert sentence in event.message
+    assert event.event_specific_data.metadata[SAID].value["deadline_missed"] is (tag == "1")
+
+
+def test_two_that_look_at_once_warn_once(instance: dg.DagsterInstance, home: Path, begun: Callable[..., dg.DagsterRun]) -> None:
+    run = begun(tags={SAID_TAG: "60s"})
+    at = _after(instance, run, 58)
+    record = instance.get_run_record_by_id(run.run_id)
+    assert record is not None
+    # both have read the run before either tells
+    assert [telling._tell_left(instance, home, record, at) for _ in range(2)] == [True, False]
+    assert len(_warnings(instance, run)) == 1
 
 
 @pytest.mark.parametrize(

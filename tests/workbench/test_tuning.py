@@ -13,6 +13,7 @@ import pytest
 from dagster._core.definitions.reconstruct import ReconstructableJob
 
 from tests.workbench.reading import attempts, policies, run, run_tags, shown
+from workflows_pkg.orchestration.version_tags import DEADLINE_TAG
 from workflows_pkg.spec.tuning import parse_tuning, tuning_digest
 from workflows_pkg.workbench.instrument import instrument
 from workflows_pkg.workbench.overlay import TUNING, TUNING_PROBLEMS
@@ -148,6 +149,22 @@ def test_run_timeouts_reach_the_runs_of_jobs(foreign: ModuleType, instance: dg.D
     nightly = run_tags(defs)["nightly"]
     assert (nightly[MAX_RUNTIME], nightly["who"]) == ("2", "nightly")
     assert MAX_RUNTIME not in run_tags(defs)["graph_job_again"]
+
+
+def test_deadlines_reach_the_runs_of_jobs_and_what_schedules_ask_for(
+    foreign: ModuleType, instance: dg.DagsterInstance, file: Path
+) -> None:
+    text = "job:graph_job: {deadline: 90m}\njob:nightly: {deadline: by 07:00 Europe/Berlin}\nschedule:every_morning: {deadline: 30m}\n"
+    defs = tuned(foreign, file, text)
+    assert problems(defs, file) == []
+    assert tags_of(instance, run(defs, "graph_job", instance))[DEADLINE_TAG] == "1h30m"
+    assert run_tags(defs)["nightly"][DEADLINE_TAG] == "07:00 Europe/Berlin"
+    repository = defs.get_repository_def()
+    with dg.build_schedule_context(instance=instance, repository_def=repository) as context:
+        requests = repository.get_schedule_def("every_morning").evaluate_tick(context).run_requests or []
+    assert [request.tags[DEADLINE_TAG] for request in requests] == ["30m"]
+    undone = tuned(foreign, file, "")
+    assert DEADLINE_TAG not in run_tags(undone)["graph_job"]
 
 
 @pytest.mark.filterwarnings("ignore:Function `JobDefinition.run_request_for_partition`")  # Dagster's own way of doing it

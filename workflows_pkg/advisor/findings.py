@@ -28,6 +28,7 @@ Kind = Literal[
     "long_queue",
     "hung_runs",
     "failing_partition",
+    "missed_deadlines",
 ]
 
 LEAST_FAILURES = 3
@@ -55,6 +56,9 @@ LEAST_QUEUE_S = 60.0
 """Runs that waited longer than they ran: so many of them, such a share of the job's runs, and so many seconds in all."""
 
 LEAST_PARTITION_FAILURES = 3
+
+LEAST_MISSED, LEAST_MISSED_SHARE = 3, 0.05
+"""Deadlines missed, and their share: a deadline that one run in twenty misses is worth another look, a single miss was told of at once."""
 
 _ORDER: Mapping[Severity, int] = {"high": 0, "medium": 1, "low": 2}
 
@@ -90,6 +94,7 @@ def findings(con: Connection, now: datetime) -> list[Finding]:
         *_queued(con, now),
         *_hung(con, now),
         *_partitions(con, now),
+        *_late(con, now),
     ]
     return sorted(
         (replace(item, figures={name: _rounded(value) for name, value in item.figures.items()}) for item in found),
@@ -320,4 +325,27 @@ def _partitions(con: Connection, now: datetime) -> Iterator[Finding]:
                 "lost_s": sum(row["lost_s"] or 0.0 for row in found), "lost_usd": sum(row["lost_usd"] or 0.0 for row in found),
             },
             one(sql, job_name=job),
+        )  # fmt: skip
+
+
+def _late(con: Connection, now: datetime) -> Iterator[Finding]:
+    sql = f"""
+        select job_name, count(*) as runs, count(*) filter (ended_at > deadline_at) as missed,
+            sum(epoch(ended_at) - epoch(deadline_at)) filter (ended_at > deadline_at) as lost_s,
+            median(epoch(ended_at) - epoch(deadline_at)) filter (ended_at > deadline_at) as late_s,
+            max(created_at) filter (ended_at > deadline_at) as last_at
+        from {runs_before(now)} where deadline_at is not null and outcome is not null group by job_name"""
+    for row in rows(con, sql):
+        share = row["missed"] / row["runs"]
+        if row["missed"] < LEAST_MISSED or share < LEAST_MISSED_SHARE:
+            continue
+        yield Finding(
+            "missed_deadlines", row["job_name"], "", "high" if share >= 0.5 else "medium",
+            f"{row['missed']:,} of {row['runs']:,} runs of '{row['job_name']}' missed their deadline, by {say_seconds(row['late_s'])} "
+            f"in the middle; the last one was asked for {row['last_at']:%Y-%m-%d %H:%M}.",
+            {
+                "missed_runs": row["missed"], "runs": row["runs"], "missed_share": share, "late_s": row["late_s"],
+                "lost_s": row["lost_s"],
+            },
+            one(sql, job_name=row["job_name"]),
         )  # fmt: skip

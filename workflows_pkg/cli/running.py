@@ -16,7 +16,9 @@ from workflows_pkg.orchestration.instance import create_instance, open_instance
 from workflows_pkg.orchestration.location import execute, load_location
 from workflows_pkg.orchestration.progress import Follower, Moment, RunState, run_state
 from workflows_pkg.orchestration.services import serve
+from workflows_pkg.prediction.deadline import WARN_FROM, miss_by_clock
 from workflows_pkg.prediction.lookup import Quantiles, expected
+from workflows_pkg.report.expectation import at_risk_sentence, deadline_sentence
 from workflows_pkg.report.tables import duration
 
 _LOOK_EVERY_S = 0.5
@@ -51,7 +53,7 @@ def run(
         if forecast is not None and not as_json:
             note(f"expected {duration(forecast.p50)} (9 of 10 between {duration(forecast.p05)} and {duration(forecast.p95)})")
         ended = threading.Event()
-        follower = threading.Thread(target=_follow, args=(Follower(instance, run_id), ended, as_json), daemon=True)
+        follower = threading.Thread(target=_follow, args=(Follower(instance, run_id), ended, as_json, forecast), daemon=True)
         follower.start()
         try:
             execute(location, workflow, instance, run_id, partition, wanted)
@@ -59,7 +61,7 @@ def run(
             ended.set()
             follower.join(timeout=10)
         state = run_state(instance, run_id)
-    answer(_value(state), as_json, f"{state.status.lower()}  {state.job}  {_took(state)}  run {state.run_id}")
+    answer(_value(state), as_json, f"{state.status.lower()}  {state.job}  {_took(state)}{_kept(state)}  run {state.run_id}")
     if state.status != "SUCCESS":
         raise click.exceptions.Exit(1)
 
@@ -79,14 +81,16 @@ def watch(run_id: str | None, once: bool, home: Path | None, as_json: bool) -> N
         state = run_state(instance, run_id)
         follower = Follower(instance, state.run_id)
         note(f"run {state.run_id}  {state.job}")
+        forecast, warned = None if as_json else _expected(folder, state.job), False
         while True:
             for moment in follower.news():
                 _say(moment, as_json)
             state = run_state(instance, state.run_id)
             if state.finished or once:
                 break
+            warned = warned or _warn(forecast, state)
             time.sleep(_LOOK_EVERY_S)
-    answer(_value(state), as_json, f"{state.status.lower()}  {state.job}  {_took(state)}{_left(folder, state)}")
+    answer(_value(state), as_json, f"{state.status.lower()}  {state.job}  {_took(state)}{_kept(state)}{_left(folder, state)}")
     if state.finished and state.status != "SUCCESS":
         raise click.exceptions.Exit(1)
 
@@ -124,7 +128,8 @@ def _tag(text: str) -> tuple[str, str]:
     return key, value
 
 
-def _follow(follower: Follower, ended: threading.Event, quiet: bool) -> None:
+def _follow(follower: Follower, ended: threading.Event, quiet: bool, forecast: Quantiles | None) -> None:
+    warned = quiet or forecast is None
     while True:
         last = ended.is_set()
         for moment in follower.news():
@@ -132,7 +137,22 @@ def _follow(follower: Follower, ended: threading.Event, quiet: bool) -> None:
                 _say(moment, quiet)
         if last:
             return
+        if not warned and follower.instance.has_run(follower.run_id):
+            warned = _warn(forecast, run_state(follower.instance, follower.run_id))
         ended.wait(_LOOK_EVERY_S)
+
+
+def _warn(forecast: Quantiles | None, state: RunState) -> bool:
+    """Says once that a run in progress will probably miss its deadline; whether it was said."""
+    gone = _seconds(state)
+    if forecast is None or state.due_at is None or gone is None or state.finished:
+        return False
+    within_s = (state.due_at - datetime.now(UTC)).total_seconds()
+    probability = miss_by_clock(forecast, gone, within_s)
+    if probability < WARN_FROM:
+        return False
+    note(at_risk_sentence(state.due_at, within_s, probability))
+    return True
 
 
 def _say(moment: Moment, quiet: bool) -> None:
@@ -149,6 +169,7 @@ def _value(state: RunState) -> dict[str, object]:
         "started_at": state.started_at,
         "ended_at": state.ended_at,
         "run_time_s": _seconds(state),
+        "due_at": state.due_at,
         "tags": state.tags,
     }
 
@@ -157,6 +178,14 @@ def _seconds(state: RunState) -> float | None:
     if state.started_at is None:
         return None
     return ((state.ended_at or datetime.now(UTC)) - state.started_at).total_seconds()
+
+
+def _kept(state: RunState) -> str:
+    """What came of the deadline of a run that has ended."""
+    if state.due_at is None or state.ended_at is None:
+        return ""
+    late_s = (state.ended_at - state.due_at).total_seconds()
+    return f"  {duration(abs(late_s))} {'after' if late_s > 0 else 'before'} its deadline"
 
 
 def _took(state: RunState) -> str:
@@ -168,4 +197,8 @@ def _left(home: Path, state: RunState) -> str:
     forecast, gone = _expected(home, state.job), _seconds(state)
     if state.finished or forecast is None or gone is None:
         return ""
-    return f"  about {duration(max(forecast.p50 - gone, 0))} left (at most {duration(max(forecast.p95 - gone, 0))} in 19 of 20 cases)"
+    left = f"  about {duration(max(forecast.p50 - gone, 0))} left (at most {duration(max(forecast.p95 - gone, 0))} in 19 of 20 cases)"
+    if state.due_at is None:
+        return left
+    miss = miss_by_clock(forecast, gone, (state.due_at - datetime.now(UTC)).total_seconds())
+    return f"{left}; {deadline_sentence(state.due_at, miss)}"

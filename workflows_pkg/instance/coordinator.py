@@ -5,8 +5,8 @@
       class: ForecastingRunCoordinator
 
 Whatever asks for a run - UI, command line, schedule, sensor, backfill, re-execution, GraphQL - goes through the instance's run
-coordinator. This one looks the job up in the small file that training publishes, writes two tags in one edit and one event, and does
-what it inherits. Nothing that goes wrong on the way keeps a run from being launched.
+coordinator. This one looks the job up in the small file that training publishes, writes two tags (three where the run has a deadline)
+in one edit and one event, and does what it inherits. Nothing that goes wrong on the way keeps a run from being launched.
 
 It is imported by the webserver, the daemon and every process that submits runs, so it imports neither DuckDB nor scikit-learn nor pandas.
 """
@@ -16,6 +16,7 @@ from __future__ import annotations
 import logging
 from contextlib import suppress
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,12 @@ from dagster._core.events import EngineEventData
 from dagster._core.run_coordinator import SubmitRunContext
 
 from workflows_pkg.errors import bounded
-from workflows_pkg.orchestration.run_tags import EXPECTED_TAG, NONE, OPEN, SAID, STATE_TAG
+from workflows_pkg.orchestration.deadline_tags import due_at, unreadable
+from workflows_pkg.orchestration.run_tags import EXPECTED_TAG, MISS_TAG, NONE, OPEN, SAID, STATE_TAG
+from workflows_pkg.prediction.deadline import WARN_FROM, miss_before_start
 from workflows_pkg.prediction.lookup import FILE, JobForecast, Quantiles
 from workflows_pkg.prediction.picks import is_picked
-from workflows_pkg.report.expectation import expected_sentence, expected_tag, of_hundred, span
+from workflows_pkg.report.expectation import deadline_sentence, expected_sentence, expected_tag, of_hundred, span
 from workflows_pkg.report.tables import duration
 from workflows_pkg.workbench.run_forecast import forecast_of_run, planned_step_keys
 
@@ -40,7 +43,8 @@ _log = logging.getLogger("workflows.instance")
 
 
 class ForecastingRunCoordinator(dg.QueuedRunCoordinator):
-    """Dagster's queue, with the same settings, that says before each run how long it will take, how likely it fails and what it costs."""
+    """Dagster's queue, with the same settings, that says before each run how long it will take, how likely it fails or misses its deadline,
+    and what it costs."""
 
     _warned = False
 
@@ -70,16 +74,32 @@ def stamp(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
         forget(instance, run)
         return
     run_time, part = chosen
-    instance.add_run_tags(run.run_id, {EXPECTED_TAG: expected_tag(run_time), STATE_TAG: OPEN})
-    metadata = _metadata(found, run_time, partial=bool(part))
-    instance.report_engine_event(expected_sentence(found, run_time, part), run, EngineEventData(metadata))
+    now = datetime.now(UTC)
+    due = due_at(run.tags, now)
+    miss = None if due is None else miss_before_start(found, run_time, (due - now).total_seconds())
+    tags = {EXPECTED_TAG: expected_tag(run_time), STATE_TAG: OPEN}
+    if miss is not None:
+        tags[MISS_TAG] = f"{miss:.2f}"
+    elif MISS_TAG in run.tags:
+        tags[MISS_TAG] = "unknown"  # copied from the run that this one repeats
+    instance.add_run_tags(run.run_id, tags)
+    of_deadline: dict[str, Any] = {}
+    said = [expected_sentence(found, run_time, part)]
+    if due is not None and miss is not None:
+        said.append(deadline_sentence(due, miss))
+        of_deadline = {"due_at": due.isoformat(), "deadline_miss_probability": round(miss, 4), "warned": miss >= WARN_FROM}
+    elif wrong := unreadable(run.tags):
+        said.append(wrong)
+    metadata = _metadata(found, run_time, of_deadline, partial=bool(part))
+    instance.report_engine_event(" ".join(said), run, EngineEventData(metadata))
 
 
 def forget(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
     """Takes back what was copied from the run that this one repeats: of this one nothing is expected yet."""
     if EXPECTED_TAG in run.tags:
+        copied = {MISS_TAG: "unknown"} if MISS_TAG in run.tags else {}
         with suppress(Exception):  # as it is called where things went wrong, and a launch never depends on it
-            instance.add_run_tags(run.run_id, {EXPECTED_TAG: "unknown", STATE_TAG: NONE})
+            instance.add_run_tags(run.run_id, {EXPECTED_TAG: "unknown", STATE_TAG: NONE, **copied})
 
 
 def _of_this_run(instance: dg.DagsterInstance, job: JobForecast, run: dg.DagsterRun) -> tuple[Quantiles, str] | None:
@@ -103,7 +123,7 @@ def _of_this_run(instance: dg.DagsterInstance, job: JobForecast, run: dg.Dagster
     return scaled, f"Only {len(chosen)} of {len(takes)} steps run: the whole run's time, scaled to their share of step time. "
 
 
-def _metadata(job: JobForecast, run_time: Quantiles, *, partial: bool) -> dict[str, Any]:
+def _metadata(job: JobForecast, run_time: Quantiles, of_deadline: dict[str, Any], *, partial: bool) -> dict[str, Any]:
     """What stands below the sentence: the slowest steps, and every figure by name for programs."""
     figures: dict[str, Any] = {"expected_s": run_time.p50, "p05_s": run_time.p05, "p95_s": run_time.p95}
     for quantity in () if partial else ("failure_share", "cost_usd"):
@@ -116,7 +136,7 @@ def _metadata(job: JobForecast, run_time: Quantiles, *, partial: bool) -> dict[s
     takes = job.steps("run_time_s")
     if takes and not partial:
         shown["slowest steps"] = _table(job, sorted(takes, key=lambda step: -takes[step].p50)[:_SLOWEST])
-    said = {"said": "expected", **figures, "part_of_the_job": partial, "as_of": job.as_of.isoformat()}
+    said = {"said": "expected", **figures, "part_of_the_job": partial, "as_of": job.as_of.isoformat(), **of_deadline}
     return {**shown, SAID: dg.MetadataValue.json(said)}
 
 

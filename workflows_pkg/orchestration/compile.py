@@ -24,6 +24,7 @@ from workflows_pkg.orchestration.version_tags import DEADLINE_TAG, DIGEST_TAG, O
 from workflows_pkg.security.allow import Allow
 from workflows_pkg.security.secrets import Secrets
 from workflows_pkg.spec.canonical import digest as digest_of
+from workflows_pkg.spec.deadlines import format_deadline
 from workflows_pkg.spec.model import Workflow
 from workflows_pkg.steps.contract import StepKind
 from workflows_pkg.steps.discovery import StepKinds
@@ -150,7 +151,7 @@ def _run_tags(workflow: Workflow, version: int, digest: str) -> dict[str, str]:
     if workflow.owner:
         tags[OWNER_TAG] = workflow.owner
     if workflow.deadline is not None:
-        tags[DEADLINE_TAG] = f"{workflow.deadline.total_seconds():.3f}"
+        tags[DEADLINE_TAG] = format_deadline(workflow.deadline)
     return tags
 
 

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 import pyarrow as pa
 
 from workflows_pkg.errors import bounded
 from workflows_pkg.history.records import Tick
+from workflows_pkg.orchestration.deadline_tags import due_at
 from workflows_pkg.orchestration.sources.rows import RunBody, TickRow
 
 _TRIGGERS: tuple[tuple[str, str, str | None], ...] = (
@@ -63,7 +64,7 @@ def run_facts(source_id: str, bodies: Sequence[RunBody]) -> pa.Table:
                 "owner": _hidden(tags, "owner"),
                 "parent_run_id": tags.get("dagster/parent_run_id"),
                 "job_snapshot_id": body.snapshot_id,
-                "deadline_at": _deadline(created, _hidden(tags, "deadline_s")),
+                "deadline_at": due_at(tags, created),
             }
         )
     return pa.Table.from_pylist(rows, schema=_FACTS)
@@ -127,15 +128,6 @@ def _trigger(tags: Mapping[str, str]) -> tuple[str, str | None]:
         if tag in tags:
             return trigger, tags.get(name) if name else None
     return "manual", None
-
-
-def _deadline(created: datetime, seconds: str | None) -> datetime | None:
-    """When the run should have ended; None for a tag that says no length of time, and beyond what an instant can be."""
-    try:
-        after = timedelta(seconds=float(seconds or "nan"))
-        return created + after if after > timedelta(0) else None
-    except (ValueError, OverflowError):
-        return None
 
 
 def _number(text: str | None) -> int | None:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 import dagster as dg
 
 from workflows_pkg.errors import NotFound
+from workflows_pkg.orchestration.deadline_tags import due_at
 
 _WORDS = {
     "STEP_START": "started",
@@ -60,7 +61,7 @@ class Follower:
 
 @dataclass(frozen=True)
 class RunState:
-    """Where a run stands: its job, status in Dagster's words, tags, and when it started (UTC; None: not yet)."""
+    """Where a run stands: its job, status in Dagster's words, tags, and when it started, ended and is due (UTC; None: not yet)."""
 
     run_id: str
     job: str
@@ -69,6 +70,7 @@ class RunState:
     tags: dict[str, str]
     started_at: datetime | None
     ended_at: datetime | None
+    due_at: datetime | None
 
 
 def run_state(instance: dg.DagsterInstance, run_id: str | None) -> RunState:
@@ -85,6 +87,7 @@ def run_state(instance: dg.DagsterInstance, run_id: str | None) -> RunState:
                 dict(run.tags),
                 _instant(record.start_time),
                 _instant(record.end_time),
+                due_at(run.tags, record.create_timestamp),
             )
     raise NotFound("run", run_id or "newest", [record.dagster_run.run_id for record in records][:50])
 

@@ -25,10 +25,14 @@ STATE_TAG = ".dagster/workflows_forecast"
 """Hidden by Dagster's pages. `open` and `open 1`, `open 2`, …: forecast, and so often told what is left; `told`: its end was told;
 `none`: a copied tag of another run was set aside."""
 
+MISS_TAG = "workflows/deadline_miss_probability"
+"""Of a run with a deadline and a forecast: from `0.00` to `1.00`, as of the last look; once it has ended `1` or `0`, what came of it.
+`unknown`: a copied tag of another run was set aside."""
+
 OPEN, TOLD, NONE = "open", "told", "none"
 
 SAID = "workflows/said"
-"""Metadata of an event that tells of a forecast, as JSON: `said` is expected, left or took, and beside it all figures by name."""
+"""Metadata of an event that tells of a forecast, as JSON: `said` is expected, left, at risk or took, and beside it all figures by name."""
 
 
 def change_tags(instance: dg.DagsterInstance, run_id: str, state: str, tags: Mapping[str, str]) -> bool:

@@ -1,10 +1,5 @@
 """How long will a run that has begun still take? The forecasts of its steps, given what has ended and how long the rest has run.
 
-A duration is taken as log-normal on either side of its median, through the three published quantiles, and beyond the 95 % quantile as
-a power law, whose median excess grows with the time already taken: what is late tends to stay late. The exponent follows from the
-log-normal's hazard at that point; on public records of workflow steps it agrees with what came (Hill's estimator 16, 14, 9 and 4 where
-this says 17, 12, 5 and 3).
-
 How steps depend on each other need not be known: what counts is how long earlier runs went on after a step had ended. Each running step
 gives one answer, what is left of it and that time together, and the most certain answer is taken; between steps, the one that ended
 last gives it.
@@ -15,21 +10,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
 
 from workflows_pkg.prediction.lookup import JobForecast, Quantiles
+from workflows_pkg.prediction.spread import Spread
 
 LEVELS = (0.05, 0.5, 0.95)
-_NORMAL = NormalDist()
-_Z95 = _NORMAL.inv_cdf(0.95)
-_HAZARD95 = _NORMAL.pdf(_Z95) / 0.05
-"""Hazard of the standard normal at its 95 % quantile; over the log-normal's spread it is the exponent of the power law there."""
-_STEEPEST = 20.0
-"""Largest exponent: a run past the end of a very narrow interval is not expected to end at once. No public record was narrow enough to
-show more than 16."""
-_LEAST_SPREAD, _LEAST_SHARE = 0.01, 1e-12
-_LEAST_S = 1e-3
-"""Seconds below which times are not told apart."""
 
 Ends = tuple[float, float, float]
 """The 5, 50 and 95 % quantile in seconds."""
@@ -114,7 +99,7 @@ def remaining(job: JobForecast, elapsed_s: float, seen: Sequence[SeenStep]) -> R
 
 
 def _left(found: Quantiles, elapsed: float) -> Ends:
-    spread = _Spread.of(found)
+    spread = Spread.of(found)
     low, middle, high = (spread.left(elapsed, level) for level in LEVELS)
     return low, middle, high
 
@@ -124,50 +109,3 @@ def _both(first: Ends, then: Quantiles) -> Ends:
     middle = first[1] + then.p50
     low = middle - math.hypot(first[1] - first[0], then.p50 - then.p05)
     return max(low, 0.0), middle, middle + math.hypot(first[2] - first[1], then.p95 - then.p50)
-
-
-@dataclass(frozen=True)
-class _Spread:
-    """The distribution through three quantiles: two half log-normals, and a power law beyond the last quantile."""
-
-    middle: float
-    low: float
-    high: float
-
-    @classmethod
-    def of(cls, found: Quantiles) -> _Spread:
-        middle = max(found.p50, _LEAST_S)
-        return cls(
-            middle,
-            max(math.log(middle / max(found.p05, _LEAST_S)) / _Z95, _LEAST_SPREAD),
-            max(math.log(max(found.p95, _LEAST_S) / middle) / _Z95, _LEAST_SPREAD),
-        )
-
-    @property
-    def far(self) -> float:
-        """The 95 % quantile."""
-        return self.middle * math.exp(self.high * _Z95)
-
-    @property
-    def exponent(self) -> float:
-        return min(_HAZARD95 / self.high, _STEEPEST)
-
-    def left(self, elapsed: float, level: float) -> float:
-        """The quantile of what is left of a duration that has lasted `elapsed`."""
-        if elapsed >= self.far:
-            return elapsed * ((1 - level) ** (-1 / self.exponent) - 1)
-        return max(self._at(self._survival(elapsed) * (1 - level)) - elapsed, 0.0)
-
-    def _survival(self, seconds: float) -> float:
-        """Share of durations longer than this, at most the 95 % quantile."""
-        if seconds < _LEAST_S:
-            return 1.0
-        z = math.log(seconds / self.middle)
-        return 1 - _NORMAL.cdf(z / (self.low if z < 0 else self.high))
-
-    def _at(self, survival: float) -> float:
-        """The duration that this share of durations is longer than."""
-        if survival < 0.05:
-            return self.far * (0.05 / survival) ** (1 / self.exponent)
-        z = _NORMAL.inv_cdf(max(1 - survival, _LEAST_SHARE))
-        return self.middle * math.exp(z * (self.low if z < 0 else self.high))

@@ -5,6 +5,9 @@ Texts come in two lengths: a tag beside a run in a list, and a sentence in its l
 
 from __future__ import annotations
 
+from datetime import datetime
+
+from workflows_pkg.prediction.deadline import WARN_FROM
 from workflows_pkg.prediction.lookup import JobForecast, Quantiles
 from workflows_pkg.prediction.remaining import Remaining
 from workflows_pkg.report.tables import count, duration, instant, usd, words
@@ -59,6 +62,36 @@ def expected_sentence(job: JobForecast, run_time: Quantiles, part: str = "") -> 
         said.append(f"costs {usd(cost.p50)} by the rate card")
     basis = f"Rests on {count(run_time.sample_count)} runs, {maker(run_time.predictor)}, as of {instant(job.as_of)} UTC."
     return f"{'; '.join(said)}. {part}{basis}"
+
+
+def deadline_sentence(due: datetime, probability: float) -> str:
+    """When a run should have ended, and how likely it has not by then.
+
+    >>> deadline_sentence(datetime(2026, 10, 2, 5, 0), 0.62)
+    'Due 2026-10-02 05:00 UTC; 62 of 100 such runs miss that: probably late.'
+    """
+    probably = ": probably late" if probability >= WARN_FROM else ""
+    return f"Due {instant(due)} UTC; {of_hundred(probability)} such runs miss that{probably}."
+
+
+def at_risk_sentence(due: datetime, within_s: float, probability: float) -> str:
+    """The early warning of a run that will probably miss its deadline; `within_s`: how far away that is."""
+    if within_s <= 0:
+        return f"Deadline missed: due {instant(due)} UTC, and not ended."
+    return (
+        f"Will probably miss its deadline, {instant(due)} UTC, in {duration(within_s)}: {of_hundred(probability)} such runs do."
+    )
+
+
+def kept_sentence(due: datetime, late_s: float) -> str:
+    """What came of a deadline; `late_s`: seconds after it, negative before it.
+
+    >>> kept_sentence(datetime(2026, 10, 2, 5, 0), 75)
+    'Missed its deadline, 2026-10-02 05:00 UTC, by 1m15s.'
+    """
+    if late_s > 0:
+        return f"Missed its deadline, {instant(due)} UTC, by {duration(late_s)}."
+    return f"Ended {duration(-late_s)} before its deadline, {instant(due)} UTC."
 
 
 def of_hundred(risk: float) -> str:

@@ -16,6 +16,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from workflows_pkg.errors import bounded, suggestion
 from workflows_pkg.spec.cron import check_cron
+from workflows_pkg.spec.deadlines import DeadlineText
 from workflows_pkg.spec.durations import Duration, PositiveDuration
 from workflows_pkg.spec.mistakes import UnfitError
 from workflows_pkg.spec.rules import mistakes
@@ -272,9 +273,10 @@ class Workflow(Part):
     partitions: Partitions | None = Field(None, description="The slices it is run for.")
     schedule: Schedule | None = Field(None, description="When it is run by the clock.")
     sensor: Sensor | None = Field(None, description="What it is run upon seeing.")
-    deadline: PositiveDuration | None = Field(
+    deadline: DeadlineText | None = Field(
         None,
-        description="How long after it was asked for a run should have ended. Missing it stops nothing; the history says so.",
+        description="By when a run should have ended: so long after it was asked for (30m), or a time of day with its zone "
+        "(07:00 Europe/Berlin). Runs say how likely they miss it, before they start and while they run; missing it stops nothing.",
     )
     steps: dict[Name, Step] = Field(
         min_length=1, description="The steps by name.", json_schema_extra={"additionalProperties": False}

@@ -1,8 +1,9 @@
-"""What is a tuning? Retries and run timeouts for definitions that have no spec, by address; and how its file is edited as text.
+"""What is a tuning? Retries, run timeouts and deadlines for definitions that have no spec, by address; and how its file is edited as text.
 
 ```yaml
 job:nightly:
   timeout: 2h
+  deadline: 07:00 Europe/Berlin
   retry: {attempts: 3, delay: 10s, backoff: exponential, jitter: full}
 job:nightly/step:load:
   retry: {attempts: 5, delay: 1s}
@@ -28,6 +29,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, ValidationError, model_validator
 
 from workflows_pkg.errors import Problem, SpecError, WorkflowsError, bounded, listing, suggestion
+from workflows_pkg.spec.deadlines import DeadlineText
 from workflows_pkg.spec.durations import PositiveDuration
 from workflows_pkg.spec.mistakes import Mistake, UnfitError, found
 from workflows_pkg.spec.model import Part, Retry
@@ -62,12 +64,15 @@ class Entry(Part):
     """What is laid over the definition at an address. At least one of the fields is given."""
 
     timeout: PositiveDuration | None = Field(None, description="Longest time of a run; for jobs, schedules and sensors.")
+    deadline: DeadlineText | None = Field(
+        None, description="By when a run should have ended: 30m after it was asked for, or 07:00 Europe/Berlin."
+    )
     retry: Retry | None = Field(None, description="Further attempts after a failure; for jobs, their steps and assets.")
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:
-        if self.timeout is None and self.retry is None:
-            raise UnfitError("expected timeout or retry, found neither.", "Remove the entry to undo it.")
+        if self.timeout is None and self.retry is None and self.deadline is None:
+            raise UnfitError("expected timeout, deadline or retry, found none.", "Remove the entry to undo it.")
         return self
 
 
@@ -136,7 +141,11 @@ def tuning_digest(entries: Mapping[Address, Entry]) -> str:
     >>> tuning_digest({}) == tuning_digest(parse_tuning("").entries)
     True
     """
-    value = {str(address): entry.model_dump(mode="json") for address, entry in entries.items()}
+    # an entry from before there were deadlines keeps its digest
+    value = {
+        str(address): entry.model_dump(mode="json", exclude=None if entry.deadline else {"deadline"})
+        for address, entry in entries.items()
+    }
     return blake2b(json.dumps(value, sort_keys=True, separators=(",", ":")).encode(), digest_size=6).hexdigest()
 
 
@@ -186,7 +195,7 @@ def _entry(key: str, value: object) -> tuple[Entry | None, list[Mistake]]:
     except UnfitError as error:
         return None, [Mistake((key,), str(error), error.fix, at_key=True)]
     if not isinstance(value, dict):
-        return None, [Mistake((key,), f"{key}: expected timeout or retry, found {found(value)}.", "timeout: 2h")]
+        return None, [Mistake((key,), f"{key}: expected timeout, deadline or retry, found {found(value)}.", "timeout: 2h")]
     try:
         entry = Entry.model_validate_json(json.dumps(value), strict=True)
     except ValidationError as error:
@@ -204,6 +213,9 @@ def _unfit(address: Address, entry: Entry, key: str) -> Iterator[Mistake]:
             f"Put it at {job}.",
             at_key=True,
         )
+    if entry.deadline is not None and address.sort in ("asset", "step"):
+        job = f"job:{address.name}" if address.sort == "step" else "the job that makes it (job:NAME)"
+        yield Mistake((key, "deadline"), f"{key}: a deadline belongs to a run.", f"Put it at {job}.", at_key=True)
     if entry.retry is not None and address.sort in ("schedule", "sensor"):
         fix = "Put it at the job that it asks for (job:NAME)."
         yield Mistake(

@@ -16,7 +16,6 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import timedelta
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,8 @@ import dagster as dg
 from workflows_pkg.errors import Problem, SpecError
 from workflows_pkg.orchestration.metering import METERED_TAG
 from workflows_pkg.orchestration.retries import retry_policy
-from workflows_pkg.orchestration.version_tags import DIGEST_TAG, WORKFLOW_TAG
+from workflows_pkg.orchestration.version_tags import DEADLINE_TAG, DIGEST_TAG, WORKFLOW_TAG
+from workflows_pkg.spec.deadlines import format_deadline
 from workflows_pkg.spec.model import Retry
 from workflows_pkg.spec.tuning import Address, Entry, Tuning, load_tuning, nearest_address, tuning_digest
 from workflows_pkg.workbench.rebuild import JobChange, Tags, nodes, targets
@@ -57,7 +57,7 @@ class Overlay:
         if not own and not of_assets:
             return None
         whole = own.get(Address("job", name))
-        tags = _timeout_tags(whole.timeout) if whole else {}
+        tags = _limit_tags(whole) if whole else {}
         return JobChange(
             retry=_policy(whole.retry) if whole and whole.retry else None,
             steps={
@@ -298,8 +298,8 @@ def _lay(held: _Held, made: Overlay, address: Address, entry: Entry) -> None:
         made.tuned_ops |= {id(op) for op in nodes(asset)}
     elif address.sort in ("schedule", "sensor"):
         own = {address: entry}
-        timeout = _timeout_tags(entry.timeout)
-        made.requested[str(address)] = lambda job_tags: timeout | _joined_digest(own, job_tags)
+        limits = _limit_tags(entry)
+        made.requested[str(address)] = lambda job_tags: limits | _joined_digest(own, job_tags)
 
 
 def _policy(retry: Retry) -> dg.RetryPolicy:
@@ -307,8 +307,14 @@ def _policy(retry: Retry) -> dg.RetryPolicy:
     return retry_policy(retry) or dg.RetryPolicy(max_retries=0)
 
 
-def _timeout_tags(timeout: timedelta | None) -> dict[str, str]:
-    return {} if timeout is None else {dg.MAX_RUNTIME_SECONDS_TAG: str(math.ceil(timeout.total_seconds()))}
+def _limit_tags(entry: Entry) -> dict[str, str]:
+    """What an entry for a job, schedule or sensor says of the time of a run."""
+    tags: dict[str, str] = {}
+    if entry.timeout is not None:
+        tags[dg.MAX_RUNTIME_SECONDS_TAG] = str(math.ceil(entry.timeout.total_seconds()))
+    if entry.deadline is not None:
+        tags[DEADLINE_TAG] = format_deadline(entry.deadline)
+    return tags
 
 
 def _digest_tag(entries: Mapping[Address, Entry]) -> dict[str, str]:

@@ -176,6 +176,10 @@ def test_the_trigger_is_read_from_the_tags(tags: dict[str, str], expected: tuple
     [
         ({"workflows/deadline_s": "90"}, 90.0),
         ({".dagster/workflows_deadline_s": "1.5"}, 1.5),
+        ({"workflows/deadline": "1m30s"}, 90.0),
+        ({"workflows/deadline": "02:00 Europe/Berlin"}, 3600.0),
+        ({"workflows/deadline": "1m", ".dagster/workflows_deadline": "2m"}, 120.0),
+        ({"workflows/deadline": "soon"}, None),
         ({"workflows/deadline_s": "soon"}, None),
         ({"workflows/deadline_s": "-1"}, None),
         ({"workflows/deadline_s": "1e300"}, None),
