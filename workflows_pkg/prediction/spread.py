@@ -56,7 +56,7 @@ class Spread:
         """The quantile of what is left of a duration that has lasted `elapsed`."""
         if elapsed >= self.far:
             return elapsed * ((1 - level) ** (-1 / self.exponent) - 1)
-        return max(self._at(self.survival(elapsed) * (1 - level)) - elapsed, 0.0)
+        return max(self.at(self.survival(elapsed) * (1 - level)) - elapsed, 0.0)
 
     def survival(self, seconds: float) -> float:
         """Share of durations longer than this."""
@@ -67,7 +67,7 @@ class Spread:
         z = math.log(seconds / self.middle)
         return 1 - _NORMAL.cdf(z / (self.low if z < 0 else self.high))
 
-    def _at(self, survival: float) -> float:
+    def at(self, survival: float) -> float:
         """The duration that this share of durations is longer than."""
         if survival < 0.05:
             return self.far * (0.05 / survival) ** (1 / self.exponent)
