@@ -29,10 +29,10 @@ import duckdb
 from full_scan import FULL_SCANS, concurrency_at_minutes
 
 from workflows_pkg.history import QUESTIONS, connect, rollups
-from workflows_pkg.history.cost import RateCard
 from workflows_pkg.history.questions import frame
 from workflows_pkg.history.records import Forecast, JobStep, Run, StepAttempt
 from workflows_pkg.history.store import Writer, writer
+from workflows_pkg.spec.rates import DEFAULT
 
 TARGET_S = 0.1
 STEPS = 9.5
@@ -142,7 +142,7 @@ def generate(home: Path, attempts: int) -> int:
 def one_day(history: Writer, maker: duckdb.DuckDBPyConnection, day: datetime, drift: float, upsert: bool) -> None:
     maker.execute(f"create or replace table made as {RUNS.replace('$day', repr(day.isoformat()))}")
     rest = ATTEMPTS.replace("$causes", repr(CAUSES)).replace("$errors", repr(ERRORS))
-    rest = rest.replace("$drift", repr(0.5 * drift)).replace("$usd", repr(RateCard().usd_per_second))
+    rest = rest.replace("$drift", repr(0.5 * drift)).replace("$usd", repr((DEFAULT.rates[0].run_hour or 0) / 3600))
     maker.execute(f"create or replace table made_attempts as {rest}")
     with history.transaction():
         for record_type, select in ((Run, ENDS), (StepAttempt, "select * exclude w from made_attempts")):

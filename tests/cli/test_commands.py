@@ -79,6 +79,42 @@ def test_history_answers_sql_and_only_reads(workflows: Call) -> None:
         assert "Expected one query" in refused.err
 
 
+def test_costs_are_by_the_rate_card_and_a_changed_one_rewrites_nothing(tmp_path: Path, workflows: Call) -> None:
+    home = tmp_path / "home"
+    (home / "rates.yaml").write_text("rates: [{run_hour: 3600}]\n")
+    workflows("new", "sums")
+    workflows("run", "sums")
+    workflows("history", "sync")
+
+    def costs() -> list[tuple[float, str]]:
+        answer = workflows(
+            "history", "sql", "select run_time_s, cost_usd, rate_card from step_attempts order by started_at", "--json"
+        )
+        return [(row["cost_usd"] / row["run_time_s"], row["rate_card"]) for row in answer.value]
+
+    first = costs()
+    assert first
+    assert {round(price, 6) for price, _ in first} == {1.0}
+    (home / "rates.yaml").write_text("rates: [{run_hour: 7200}]\n")
+    assert "from the next sync with news on" in workflows("cost", "rates").out
+    workflows("history", "sync")
+    workflows("run", "sums")
+    workflows("history", "sync")
+    both = costs()
+    assert both[: len(first)] == first, "what was landed keeps its cost and its card"
+    assert {round(price, 6) for price, _ in both[len(first) :]} == {2.0}
+    (month,) = workflows("cost", "--json").value
+    assert month["runs"] == month["priced_runs"] == 2
+    told = workflows("cost", "rates").out
+    assert "from the beginning" in told
+    assert "7200 USD an hour of a step" in told
+    (home / "rates.yaml").write_text("rates: [{run_hours: 1}]\n")  # a broken card stops no history
+    assert "Did you mean 'run_hour'" in workflows("cost", "rates").err
+    workflows("run", "sums")
+    assert "1 run" in workflows("history", "sync").out
+    assert {round(price, 6) for price, _ in costs()[len(both) :]} == {2.0}
+
+
 def test_report_is_one_html_file(project: Path, workflows: Call) -> None:
     assert workflows("history", "report", "page.html").code == 0
     assert "<html" in (project / "page.html").read_text()[:200]

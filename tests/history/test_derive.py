@@ -5,12 +5,12 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from workflows_pkg.history.cost import RateCard
 from workflows_pkg.history.derive import derive
 from workflows_pkg.history.ingest import land
 from workflows_pkg.history.questions import read
 from workflows_pkg.history.records import AssetCheck, Materialization, Run, StepAttempt, Usage
 from workflows_pkg.history.store import open_history, writer
+from workflows_pkg.spec.rates import flat
 
 
 @pytest.fixture
@@ -38,7 +38,7 @@ def only(con, record_type):
 
 
 def test_a_run_has_its_times_apart_and_its_attempts_summed(derived, whole_run):
-    run = only(derived(whole_run(), workflow="etl", version=3, status="SUCCESS", card=RateCard(3600.0)), Run)
+    run = only(derived(whole_run(), workflow="etl", version=3, status="SUCCESS", card=flat(3600.0)), Run)
     assert (run.outcome, run.outcome_conflict, run.version, run.trigger) == ("success", False, 3, "manual")
     assert (run.queue_time_s, run.start_time_s, run.run_time_s) == (3, 3, 17)
     assert (run.attempt_count, run.retry_wait_s) == (3, 3.0)

@@ -7,11 +7,11 @@ import pytest
 
 from workflows_pkg.errors import NotFound
 from workflows_pkg.history import questions
-from workflows_pkg.history.cost import RateCard
 from workflows_pkg.history.derive import derive
 from workflows_pkg.history.ingest import land
 from workflows_pkg.history.records import StepAttempt
 from workflows_pkg.history.store import open_history, writer
+from workflows_pkg.spec.rates import flat
 
 
 @pytest.fixture
@@ -34,9 +34,7 @@ def con(tmp_path, whole_run, new_log, translate):
     with writer(tmp_path) as history:
         for log in logs:
             land(history, log.batch(), translate, [])
-        derive(
-            history, pd.DataFrame(facts), card=RateCard(3600.0), causes={"TimeoutError": "timeout", "RateLimited": "dependency"}
-        )
+        derive(history, pd.DataFrame(facts), card=flat(3600.0), causes={"TimeoutError": "timeout", "RateLimited": "dependency"})
     with open_history(tmp_path) as found:
         yield found
 

@@ -32,6 +32,7 @@ VERBS = {
     "watch": "running",
     "ui": "running",
     "history": "asking",
+    "cost": "costing",
     "forecast": "learning",
     "evaluate": "evaluating",
     "advise": "learning",

@@ -21,7 +21,7 @@ import duckdb
 import pandas as pd
 import pyarrow as pa
 
-from workflows_pkg.history.cost import RateCard
+from workflows_pkg.history.cost import ALWAYS, Counting, counting, price_sql
 from workflows_pkg.history.records import (
     AssetCheck,
     Event,
@@ -37,6 +37,7 @@ from workflows_pkg.history.rollups import kept as rollups_kept
 from workflows_pkg.history.schema import LIVE, columns, first_row, names, quoted
 from workflows_pkg.history.sealed import remember_replaced, sealed_rows
 from workflows_pkg.history.store import Writer
+from workflows_pkg.spec.rates import RateCard
 
 FACT_COLUMNS = (
     "run_id", "source_id", "job_name", "created_at", "workflow", "version", "digest", "trial_id", "partition_key", "trigger",
@@ -65,8 +66,9 @@ def derive(
 
     `run_facts`: one row per run with `run_id`, `source_id`, `job_name`, `created_at` and any other of `FACT_COLUMNS`, and
     `status`; of a status only success, failure and canceled (in any case of letters) are understood, others mean that the
-    run is open. `causes`: failure cause by error class; a class it does not know is `unknown`. `whole_runs`: all events there are
-    of the runs that occur in it (`LandResult.whole_runs`), so that they need not be looked for among all others.
+    run is open. `card`: the only rate card; None: those that the history has. `causes`: failure cause by error class; a class it does not
+    know is `unknown`. `whole_runs`: all events there are of the runs that occur in it (`LandResult.whole_runs`), so that they need not
+    be looked for among all others.
     """
     con = writer.con
     known = pa.table(
@@ -84,7 +86,7 @@ def derive(
                 con.execute(statement)
             with rollups_kept(con, writer.files, "select run_id from derived_facts", (first, last)):
                 remember_replaced(con, writer.files, "select run_id from derived_facts", (first, last))
-                for record_type, select in _selects(card or RateCard()).items():
+                for record_type, select in _selects(counting(writer) if card is None else [(ALWAYS, card)]).items():
                     con.execute(
                         f"delete from {LIVE}.{quoted(record_type.table)} where run_id in (select run_id from derived_facts)"
                     )
@@ -247,9 +249,9 @@ left join known_causes c on c.error_class = j.error_class
 """
 
 
-def _selects(card: RateCard) -> dict[type[Record], str]:
+def _selects(cards: Counting) -> dict[type[Record], str]:
     """The rows of each derived table, by the names of its columns."""
-    rate = f"{card.usd_per_second!r}"
+    cost, digest = price_sql(cards)
     run_time = _between("started_at", "ended_at")
     without_mapping_key = r"regexp_replace(step_key, '\[.*\]$', '')"
     attempts = f"""
@@ -261,7 +263,7 @@ def _selects(card: RateCard) -> dict[type[Record], str]:
             case when attempt = 1 then {_between("ready_at", "asked_at")} end as queue_time_s,
             {_between("asked_at", "began_at")} as start_time_s,
             {run_time} as run_time_s,
-            run_time_s * {rate} as cost_usd
+            {cost} as cost_usd, {digest} as rate_card
         from derived_attempts"""
     taken = "coalesce(dequeued_at, starting_at)"
     runs = f"""

@@ -50,6 +50,11 @@ def observations(con: duckdb.DuckDBPyConnection) -> None:
     add_what_is_missing(con)
 
 
+def rate_cards(con: duckdb.DuckDBPyConnection) -> None:
+    """Rate cards, and by which of them an attempt was priced."""
+    add_what_is_missing(con)
+
+
 def add_what_is_missing(con: duckdb.DuckDBPyConnection) -> None:
     """Tables and columns of this version that the history does not have."""
     for record_type in TABLES:
@@ -79,6 +84,7 @@ MIGRATIONS: tuple[tuple[str, Migration], ...] = (
     ("create_tables", create_tables),
     ("rollups", rollups),
     ("observations", observations),
+    ("rate_cards", rate_cards),
 )
 """In the order in which they are applied; a released entry is never changed, only followed."""
 

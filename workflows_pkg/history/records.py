@@ -147,7 +147,13 @@ class StepAttempt(Record):
     )
     host: str | None = Field(None, description="Machine it ran on.")
     process_id: int | None = Field(None, description="Operating-system process.")
-    cost_usd: float | None = Field(None, description="Run time by the rate card.")
+    cost_usd: float | None = Field(
+        None,
+        description="By the rate card in force when it began; unknown where no rate fits, or what it prices was not measured.",
+    )
+    rate_card: str | None = Field(
+        None, description="Digest of that card (`rate_cards`); unknown where an import brought the cost."
+    )
 
 
 class Materialization(Record):
@@ -280,6 +286,19 @@ class Usage(Record):
     process_id: int | None = Field(None, description="Operating-system process.")
 
 
+class UsedRateCard(Record):
+    """A rate card that attempts were priced by, from when on it counts."""
+
+    table: ClassVar[str] = "rate_cards"
+    key: ClassVar[tuple[str, ...]] = ("counts_from",)
+
+    counts_from: datetime = Field(
+        description="Attempts that began at or after this, and before the next card counts; 1970: all before."
+    )
+    digest: str = Field(description="Digest of the card, as `step_attempts.rate_card` has it.")
+    card: JsonText = Field(description="The card: rates, the first that fits counts.")
+
+
 class Version(Record):
     """One immutable version of a workflow."""
 
@@ -409,6 +428,7 @@ RECORDS: tuple[type[Record], ...] = (
     Backfill,
     Tick,
     Usage,
+    UsedRateCard,
     Version,
     Forecast,
     Suggestion,

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from workflows_pkg.advisor.collisions import LEAST_TIMES
-from workflows_pkg.history.cost import RateCard
 from workflows_pkg.report.look_forecast import ForecastErrors
 from workflows_pkg.report.reading import Connection, rows
 from workflows_pkg.report.tables import count, instant
+from workflows_pkg.spec.rates import DEFAULT
 
 _MOST_REASONS = 5
 
@@ -67,7 +67,7 @@ def unseen(
         ))  # fmt: skip
     found.append((
         "What things really cost",
-        f"Costs are run time times an assumed {RateCard().usd_per_slot_hour * 100:.1f} US cents an hour for each step that runs "
+        f"Costs are run time times an assumed {100 * (DEFAULT.rates[0].run_hour or 0):.1f} US cents an hour for each step that runs "
         "(1 vCPU with 2 GiB on AWS Fargate); the machine and its real price are not in the event log.",
     ))  # fmt: skip
     if facts["unknown_causes"]:

@@ -1,0 +1,116 @@
+"""Does every attempt cost what the card in force when it began says, and still after the card was changed?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import duckdb
+import pandas as pd
+import pytest
+
+from workflows_pkg.history import cost
+from workflows_pkg.history.cost import ALWAYS, counting, price_sql, use
+from workflows_pkg.history.derive import derive
+from workflows_pkg.history.ingest import land
+from workflows_pkg.history.questions import read
+from workflows_pkg.history.records import Run, StepAttempt, UsedRateCard
+from workflows_pkg.history.store import open_history, writer
+from workflows_pkg.spec.rates import DEFAULT, flat, parse_rates
+
+CARD = parse_rates("""\
+rates:
+  - {hosts: "spot-*", hours: "22:00-06:00 Europe/Berlin", cpu_hour: 3600, gib_hour: 3600}
+  - {hosts: "big", since: 2026-07-01, run_hour: 7200}
+  - {hosts: "big", run_hour: 3600}
+""")
+
+
+def _cost(at: str, host: str | None = "spot-1", cpu_s: float | None = 5.0, mib: float | None = 2048.0) -> Any:
+    usd, digest = price_sql([(ALWAYS, CARD)])
+    with closing(duckdb.connect()) as con:
+        con.execute("set TimeZone = 'America/New_York'")  # whatever the session's is
+        con.execute(
+            "create table a (started_at timestamptz, run_time_s double, cpu_s double, peak_memory_mib double, host varchar)"
+        )
+        con.execute("insert into a values (?::timestamptz, 10, ?, ?, ?)", [f"{at}:00+00", cpu_s, mib, host])
+        (found,) = con.execute(f"select {usd}, {digest} from a").fetchall()
+    assert found[1] == CARD.digest
+    return found[0]
+
+
+def test_a_price_depends_on_time_and_place_and_the_first_that_fits_counts() -> None:
+    assert _cost("2026-01-10 21:00") == pytest.approx(5.0 + 10 * 2), "22:00 in Berlin: 5 CPU seconds, and 10 s of 2 GiB"
+    assert _cost("2026-01-10 20:59") is None, "before ten no rate fits: unknown, not free"
+    assert _cost("2026-01-11 04:59") == pytest.approx(25.0)
+    assert _cost("2026-01-11 05:00") is None
+    assert _cost("2026-07-10 20:00") == pytest.approx(25.0), "in summer ten is earlier"
+    assert _cost("2026-06-30 23:59", host="big") == pytest.approx(10.0)
+    assert _cost("2026-07-01 00:00", host="big") == pytest.approx(20.0)
+    assert _cost("2026-01-10 23:00", host=None) is None
+
+
+@pytest.mark.parametrize("missing", [{"cpu_s": None}, {"mib": None}])
+def test_what_was_not_measured_makes_the_cost_unknown(missing: dict[str, None]) -> None:
+    assert _cost("2026-01-10 23:00", **missing) is None
+
+
+def _landed(home: Any, log: Any, translate: str) -> None:
+    with writer(home) as history:
+        land(history, log.batch(), translate, [log.cursor()])
+        derive(history, pd.DataFrame([log.facts()]))
+
+
+def _costs(home: Any) -> list[tuple[float | None, str | None]]:
+    with closing(open_history(home)) as con:
+        return [(one.cost_usd, one.rate_card) for one in read(con, StepAttempt)]
+
+
+def test_a_changed_card_rewrites_nothing_that_was_landed_however_often_it_is_derived(
+    tmp_path: Any, translate: str, whole_run: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = whole_run()
+    first, second = flat(3600.0), flat(7200.0)
+    with writer(tmp_path) as history:
+        use(history, first, datetime.now(UTC))
+    _landed(tmp_path, log, translate)
+    before = _costs(tmp_path)
+    assert {card for _, card in before} == {first.digest}
+    assert sum(usd or 0 for usd, _ in before) == pytest.approx(8.0)
+    # the file of a card may have any age: what began before the last landing keeps its cost
+    with writer(tmp_path) as history:
+        use(history, second, datetime(2000, 1, 1, tzinfo=UTC))
+        use(history, second, datetime.now(UTC))
+        assert len(read(history.con, UsedRateCard)) == 2, "said twice, it counts once"
+        derive(history, pd.DataFrame([log.facts()]))
+    assert _costs(tmp_path) == before
+    monkeypatch.setattr(cost, "counting", lambda _: [(ALWAYS, second)])  # control: the kept cards are what keeps the costs
+    monkeypatch.setattr("workflows_pkg.history.derive.counting", lambda _: [(ALWAYS, second)])
+    with writer(tmp_path) as history:
+        derive(history, pd.DataFrame([log.facts()]))
+    assert sum(usd or 0 for usd, _ in _costs(tmp_path)) == pytest.approx(16.0)
+
+
+def test_what_begins_after_a_card_was_changed_costs_by_it() -> None:
+    changed = datetime(2026, 5, 1, 12, tzinfo=UTC)
+    usd, digest = price_sql([(changed, flat(7200.0)), (ALWAYS, flat(3600.0))])
+    with closing(duckdb.connect()) as con:
+        con.execute("create table a as select unnest([?::timestamptz, ?::timestamptz]) as started_at, 10.0 as run_time_s",
+                    [changed - timedelta(seconds=1), changed])  # fmt: skip
+        found = con.execute(f"select {usd}, {digest} from a order by started_at").fetchall()
+    assert found == [(pytest.approx(10.0), flat(3600.0).digest), (pytest.approx(20.0), flat(7200.0).digest)]
+
+
+def test_a_history_of_an_earlier_version_was_priced_by_the_assumed_card(
+    tmp_path: Any, translate: str, whole_run: Callable[[], Any]
+) -> None:
+    _landed(tmp_path, whole_run(), translate)
+    with writer(tmp_path) as history:
+        assert counting(history) == [(ALWAYS, DEFAULT)]
+        use(history, flat(1.0), datetime.now(UTC))
+        assert [one.digest for one in read(history.con, UsedRateCard)] == [DEFAULT.digest, flat(1.0).digest]
+    with closing(open_history(tmp_path)) as con:
+        (run,) = read(con, Run)
+    assert run.cost_usd == pytest.approx(8 * 0.04937 / 3600)
