@@ -52,6 +52,16 @@ def test_a_price_depends_on_time_and_place_and_the_first_that_fits_counts() -> N
     assert _cost("2026-01-10 23:00", host=None) is None
 
 
+@pytest.mark.parametrize(
+    "at", ["2026-01-10 21:00", "2026-01-10 20:59", "2026-07-01 00:00", "2026-03-29 02:30", "2026-10-25 01:30"]
+)
+@pytest.mark.parametrize("host", ["spot-1", "big", "small", None])
+@pytest.mark.parametrize("cpu_s", [5.0, None])
+def test_of_one_attempt_it_says_the_same_as_of_many(at: str, host: str | None, cpu_s: float | None) -> None:
+    began = datetime.fromisoformat(at).replace(tzinfo=UTC)
+    assert CARD.attempt_usd(began, 10.0, cpu_s, 2048.0, host) == pytest.approx(_cost(at, host, cpu_s))
+
+
 @pytest.mark.parametrize("missing", [{"cpu_s": None}, {"mib": None}])
 def test_what_was_not_measured_makes_the_cost_unknown(missing: dict[str, None]) -> None:
     assert _cost("2026-01-10 23:00", **missing) is None

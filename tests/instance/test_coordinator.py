@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from workflows_pkg.instance.coordinator import ForecastingRunCoordinator
+from workflows_pkg.orchestration.budget import SAID_TAG as BUDGET_TAG
 from workflows_pkg.orchestration.deadline_tags import SAID_TAG
 from workflows_pkg.orchestration.run_tags import EXPECTED_TAG, MISS_TAG, SAID, STATE_TAG
 from workflows_pkg.prediction.lookup import FILE
@@ -61,6 +62,24 @@ def test_a_run_with_a_deadline_says_how_likely_it_misses_it(
     assert figures["warned"] is True
     assert figures["deadline_miss_probability"] == pytest.approx(risks[3], abs=0.01)
     assert MISS_TAG not in submit().tags, "control: without a deadline nothing is said of one"
+
+
+def test_a_run_that_is_sure_to_cost_more_than_its_budget_is_not_begun_and_says_why(
+    instance: dg.DagsterInstance, submit: Submit, beside: ModuleType
+) -> None:
+    refused = submit(tags={BUDGET_TAG: "0.0002"})
+    assert refused.status == dg.DagsterRunStatus.FAILURE
+    (failure,) = beside.events(instance, refused, "PIPELINE_FAILURE")
+    assert failure.message == (
+        "Budget: not begun. 95 of 100 such runs cost $0.0003 or more by the rate card, and this one may cost $0.0002."
+    )
+    assert beside.events(instance, refused, "PIPELINE_ENQUEUED") == []
+    # control: half of such runs cost more than this, but not all do
+    allowed = submit(tags={BUDGET_TAG: "0.00035"})
+    assert allowed.status == dg.DagsterRunStatus.QUEUED
+    assert submit(beside.first_time, tags={BUDGET_TAG: "0.0000001"}).status == dg.DagsterRunStatus.QUEUED, (
+        "nothing is known of it"
+    )
 
 
 def test_a_deadline_that_is_none_is_told_of_and_stops_nothing(

@@ -14,7 +14,7 @@ import pytest
 from workflows_pkg.errors import SpecError
 from workflows_pkg.orchestration.compiled import definitions
 from workflows_pkg.orchestration.launch import run_in_process
-from workflows_pkg.orchestration.version_tags import DEADLINE_TAG, DIGEST_TAG, OWNER_TAG, WORKFLOW_TAG
+from workflows_pkg.orchestration.version_tags import BUDGET_TAG, DEADLINE_TAG, DIGEST_TAG, OWNER_TAG, WORKFLOW_TAG
 
 DAILY = {"daily": {"start": "2024-03-30", "end": "2024-04-02", "timezone": "Europe/Berlin"}}
 
@@ -37,6 +37,7 @@ def test_what_steps_produce_and_the_workflow_itself_become_assets(bench: Any) ->
     spec = {
         "owner": "data team",
         "deadline": "1m30s",
+        "budget": {"usd_per_run": 0.5},
         "steps": {"a": {"produces": "t/a"}, "b": {"needs": ["a"]}, "c": {"needs": ["b"], "produces": "t/c"}},
     }
     compiled = bench.compile(spec, version=4)
@@ -52,6 +53,7 @@ def test_what_steps_produce_and_the_workflow_itself_become_assets(bench: Any) ->
     assert (tags[WORKFLOW_TAG], tags["workflows/version"], tags[OWNER_TAG]) == ("bench", "4", "data team")
     assert tags[DIGEST_TAG] == compiled.digest
     assert tags[DEADLINE_TAG] == "1m30s"
+    assert tags[BUDGET_TAG] == "0.5"
 
 
 def test_a_false_if_skips_the_step_and_what_needs_it_but_the_workflow_ends_well(bench: Any) -> None:

@@ -65,7 +65,7 @@ def test_no_file_is_no_tuning(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("job:a: 3", "1:8: job:a: expected timeout, deadline or retry, found the number 3."),
+        ("job:a: 3", "1:8: job:a: expected timeout, deadline, budget or retry, found the number 3."),
         (
             "jobs:a: {timeout: 1h}",
             "1:1: expected job:NAME, job:NAME/step:KEY, asset:KEY, schedule:NAME or sensor:NAME, found 'jobs:a'. Did you mean 'job'?",
@@ -87,7 +87,7 @@ def test_no_file_is_no_tuning(tmp_path: Path) -> None:
             "1:18: job:a.timeout: expected a duration such as 500ms, 10s, 30m or 1h30m, found text 'soon'.",
         ),
         ("job:a: {retry: {attempts: 0}}", "1:27: job:a.retry.attempts: expected at least 1, found the number 0."),
-        ("job:a: {}", "expected timeout, deadline or retry, found none."),
+        ("job:a: {}", "expected timeout, deadline, budget or retry, found none."),
         ("job:a: {timeout: 1h}\njob:a: {timeout: 2h}", "2:1: the key 'job:a' is given twice"),
         ("- job:a", "1:1: expected entries by address, found a list."),
         ("job:a: &x {timeout: 1h}", "anchors (&x) are refused."),

@@ -27,12 +27,20 @@ from dagster._core.events import EngineEventData
 from dagster._core.run_coordinator import SubmitRunContext
 
 from workflows_pkg.errors import bounded
+from workflows_pkg.orchestration.budget import STEP_COSTS, budget_usd
 from workflows_pkg.orchestration.deadline_tags import due_at, unreadable
 from workflows_pkg.orchestration.run_tags import EXPECTED_TAG, MISS_TAG, NONE, OPEN, SAID, STATE_TAG
 from workflows_pkg.prediction.deadline import WARN_FROM, miss_before_start
 from workflows_pkg.prediction.lookup import FILE, JobForecast, Quantiles
 from workflows_pkg.prediction.picks import is_picked
-from workflows_pkg.report.expectation import deadline_sentence, expected_sentence, expected_tag, of_hundred, span
+from workflows_pkg.report.expectation import (
+    deadline_sentence,
+    expected_sentence,
+    expected_tag,
+    of_hundred,
+    over_budget_sentence,
+    span,
+)
 from workflows_pkg.report.tables import duration
 from workflows_pkg.workbench.run_forecast import forecast_of_run, planned_step_keys
 
@@ -49,10 +57,12 @@ class ForecastingRunCoordinator(dg.QueuedRunCoordinator):
     _warned = False
 
     def submit_run(self, context: SubmitRunContext) -> dg.DagsterRun:
-        """Stamps the run where its job has a forecast, and puts it into the queue."""
+        """Stamps the run where its job has a forecast, and puts it into the queue; one that is sure to cost more than its budget fails at
+        once, with the reason, and is not queued.
+        """
         try:
-            if context.dagster_run.status == dg.DagsterRunStatus.NOT_STARTED:
-                stamp(self._instance, context.dagster_run)
+            if context.dagster_run.status == dg.DagsterRunStatus.NOT_STARTED and not stamp(self._instance, context.dagster_run):
+                return self._instance.get_run_by_id(context.dagster_run.run_id) or context.dagster_run
         except Exception as error:  # noqa: BLE001  a launch never depends on its forecast
             forget(self._instance, context.dagster_run)
             level = logging.DEBUG if ForecastingRunCoordinator._warned else logging.WARNING
@@ -63,8 +73,9 @@ class ForecastingRunCoordinator(dg.QueuedRunCoordinator):
         return super().submit_run(context)
 
 
-def stamp(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
-    """Writes what is expected of the run onto it; does nothing for a job that nothing is known of.
+def stamp(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
+    """Writes what is expected of the run onto it; does nothing for a job that nothing is known of. False: it is over its budget and
+    has been failed.
 
     Raises SetupError where the published file cannot be read.
     """
@@ -72,7 +83,7 @@ def stamp(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
     chosen = None if found is None else _of_this_run(instance, found, run)
     if found is None or chosen is None:
         forget(instance, run)
-        return
+        return True
     run_time, part = chosen
     now = datetime.now(UTC)
     due = due_at(run.tags, now)
@@ -83,15 +94,22 @@ def stamp(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
     elif MISS_TAG in run.tags:
         tags[MISS_TAG] = "unknown"  # copied from the run that this one repeats
     instance.add_run_tags(run.run_id, tags)
-    of_deadline: dict[str, Any] = {}
+    of_limits: dict[str, Any] = {}
     said = [expected_sentence(found, run_time, part)]
     if due is not None and miss is not None:
         said.append(deadline_sentence(due, miss))
-        of_deadline = {"due_at": due.isoformat(), "deadline_miss_probability": round(miss, 4), "warned": miss >= WARN_FROM}
+        of_limits = {"due_at": due.isoformat(), "deadline_miss_probability": round(miss, 4), "warned": miss >= WARN_FROM}
     elif wrong := unreadable(run.tags):
         said.append(wrong)
-    metadata = _metadata(found, run_time, of_deadline, partial=bool(part))
+    budget, cost = budget_usd(run.tags), None if part else found.run("cost_usd")
+    if budget is not None:
+        of_limits |= {"budget_usd": budget, STEP_COSTS: {step: known.p05 for step, known in found.steps("cost_usd").items()}}
+    metadata = _metadata(found, run_time, of_limits, partial=bool(part))
     instance.report_engine_event(" ".join(said), run, EngineEventData(metadata))
+    if budget is None or cost is None or cost.p05 <= budget:
+        return True
+    instance.report_run_failed(run, over_budget_sentence(cost, budget))
+    return False
 
 
 def forget(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
@@ -123,7 +141,7 @@ def _of_this_run(instance: dg.DagsterInstance, job: JobForecast, run: dg.Dagster
     return scaled, f"Only {len(chosen)} of {len(takes)} steps run: the whole run's time, scaled to their share of step time. "
 
 
-def _metadata(job: JobForecast, run_time: Quantiles, of_deadline: dict[str, Any], *, partial: bool) -> dict[str, Any]:
+def _metadata(job: JobForecast, run_time: Quantiles, of_limits: dict[str, Any], *, partial: bool) -> dict[str, Any]:
     """What stands below the sentence: the slowest steps, and every figure by name for programs."""
     figures: dict[str, Any] = {"expected_s": run_time.p50, "p05_s": run_time.p05, "p95_s": run_time.p95}
     for quantity in () if partial else ("failure_share", "cost_usd"):
@@ -136,7 +154,7 @@ def _metadata(job: JobForecast, run_time: Quantiles, of_deadline: dict[str, Any]
     takes = job.steps("run_time_s")
     if takes and not partial:
         shown["slowest steps"] = _table(job, sorted(takes, key=lambda step: -takes[step].p50)[:_SLOWEST])
-    said = {"said": "expected", **figures, "part_of_the_job": partial, "as_of": job.as_of.isoformat(), **of_deadline}
+    said = {"said": "expected", **figures, "part_of_the_job": partial, "as_of": job.as_of.isoformat(), **of_limits}
     return {**shown, SAID: dg.MetadataValue.json(said)}
 
 

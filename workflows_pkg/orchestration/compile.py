@@ -20,7 +20,7 @@ from workflows_pkg.orchestration.graph import StepGraph, step_graph
 from workflows_pkg.orchestration.partitions import partitions_definition
 from workflows_pkg.orchestration.schedules import schedule
 from workflows_pkg.orchestration.step_body import StepPlan
-from workflows_pkg.orchestration.version_tags import DEADLINE_TAG, DIGEST_TAG, OWNER_TAG, VERSION_TAG, WORKFLOW_TAG
+from workflows_pkg.orchestration.version_tags import BUDGET_TAG, DEADLINE_TAG, DIGEST_TAG, OWNER_TAG, VERSION_TAG, WORKFLOW_TAG
 from workflows_pkg.security.allow import Allow
 from workflows_pkg.security.secrets import Secrets
 from workflows_pkg.spec.canonical import digest as digest_of
@@ -150,6 +150,8 @@ def _run_tags(workflow: Workflow, version: int, digest: str) -> dict[str, str]:
     tags = {WORKFLOW_TAG: workflow.workflow, VERSION_TAG: str(version), DIGEST_TAG: digest}
     if workflow.owner:
         tags[OWNER_TAG] = workflow.owner
+    if workflow.budget is not None:
+        tags[BUDGET_TAG] = repr(workflow.budget.usd_per_run)
     if workflow.deadline is not None:
         tags[DEADLINE_TAG] = format_deadline(workflow.deadline)
     return tags

@@ -40,6 +40,7 @@ import dagster as dg
 from dagster._core.events import EngineEventData
 from dagster._core.executor.child_process_executor import ChildProcessEvent
 
+from workflows_pkg.orchestration.budget import stop_where_spent
 from workflows_pkg.orchestration.waiting import own_peak_memory_mib, peak_memory_mib_of
 from workflows_pkg.orchestration.with_next import stored_with_next
 
@@ -196,6 +197,8 @@ class _Attempt:
         self._context = _current_step()
         if first is not None and self._context is not None:
             _tried(first, self._context)
+        if self._context is not None:
+            stop_where_spent(self._context)
         self._mark = begin() if self._context is not None else None
         self.goes_on = False
 

@@ -10,6 +10,7 @@ import dagster as dg
 from pydantic import BaseModel, ValidationError
 
 from workflows_pkg.errors import CodeProblem, DataProblem, bounded
+from workflows_pkg.orchestration.budget import stop_where_spent
 from workflows_pkg.orchestration.checks import CheckOutcome, as_results, evaluate
 from workflows_pkg.orchestration.limits import Stops, limited
 from workflows_pkg.orchestration.masking import masked
@@ -61,6 +62,7 @@ def step_function(plan: StepPlan) -> Callable[..., Iterator[object]]:
     """The function of the step's op: yields check results and the output, or raises what makes Dagster retry or fail."""
 
     def body(context: dg.OpExecutionContext, inputs: Mapping[str, Any]) -> Iterator[object]:
+        stop_where_spent(context)
         attempt = _metered_attempt(plan, context, {name.removeprefix("from_"): value for name, value in inputs.items()})
         if plan.asset is not None:
             yield from as_results(attempt.outcomes, plan.asset)

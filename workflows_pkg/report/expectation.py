@@ -94,6 +94,15 @@ def kept_sentence(due: datetime, late_s: float) -> str:
     return f"Ended {duration(-late_s)} before its deadline, {instant(due)} UTC."
 
 
+def over_budget_sentence(cost: Quantiles, budget_usd: float) -> str:
+    """Why a run is not begun.
+
+    >>> over_budget_sentence(Quantiles(0.3, 0.4, 0.6, 48, "median"), 0.05)
+    'Budget: not begun. 95 of 100 such runs cost $0.30 or more by the rate card, and this one may cost $0.05.'
+    """
+    return f"Budget: not begun. 95 of 100 such runs cost {usd(cost.p05)} or more by the rate card, and this one may cost {usd(budget_usd)}."
+
+
 def of_hundred(risk: float) -> str:
     """A share of runs in words.
 

@@ -262,6 +262,12 @@ class OnFailure(Part):
     with_: dict[str, Any] = Field(default_factory=dict, alias="with", description="The step kind's parameters.")
 
 
+class Budget(Part):
+    """What may be spent."""
+
+    usd_per_run: float = Field(gt=0, le=1e9, allow_inf_nan=False, description="USD for one run, by the rate card.")
+
+
 class Workflow(Part):
     """A named graph of steps with its automation and limits. Building one checks everything that needs no step kinds."""
 
@@ -277,6 +283,10 @@ class Workflow(Part):
         None,
         description="By when a run should have ended: so long after it was asked for (30m), or a time of day with its zone "
         "(07:00 Europe/Berlin). Runs say how likely they miss it, before they start and while they run; missing it stops nothing.",
+    )
+    budget: Budget | None = Field(
+        None,
+        description="What a run may cost. It is refused where it is sure to cost more, and stopped between steps before it has.",
     )
     steps: dict[Name, Step] = Field(
         min_length=1, description="The steps by name.", json_schema_extra={"additionalProperties": False}

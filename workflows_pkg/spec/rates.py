@@ -14,7 +14,8 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from datetime import date
+from datetime import UTC, date, datetime
+from fnmatch import fnmatchcase
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any, Self
@@ -90,11 +91,46 @@ class Rate(Part):
         begin, end = 60 * int(parts[1]) + int(parts[2]), 60 * int(parts[3]) + int(parts[4])
         return Hours(begin, end, parts[5])
 
+    def fits(self, began: datetime, host: str | None) -> bool:
+        """Whether the rate is for an attempt that began at this instant on this host; None: not known."""
+        if self.hosts != "*" and not fnmatchcase(host or "", self.hosts):
+            return False
+        if self.since is not None and began.astimezone(UTC).date() < self.since:
+            return False
+        hours = self.part_of_day()
+        if hours is None:
+            return True
+        local = began.astimezone(ZoneInfo(hours.zone))
+        minute = 60 * local.hour + local.minute
+        if hours.begin < hours.end:
+            return hours.begin <= minute < hours.end
+        return minute >= hours.begin or minute < hours.end
+
+    def usd(self, run_time_s: float, cpu_s: float | None, peak_memory_mib: float | None) -> float | None:
+        """What an attempt costs at these prices; None where what one prices was not measured."""
+        total = run_time_s * (self.run_hour or 0.0) / 3600
+        if self.cpu_hour is not None:
+            if cpu_s is None:
+                return None
+            total += cpu_s * self.cpu_hour / 3600
+        if self.gib_hour is not None:
+            if peak_memory_mib is None:
+                return None
+            total += run_time_s * peak_memory_mib / 1024 * self.gib_hour / 3600
+        return total
+
 
 class RateCard(Part):
     """Prices, the first that fits an attempt counts; where none fits, its cost is unknown."""
 
     rates: list[Rate] = Field(min_length=1, max_length=100, description="The prices.")
+
+    def attempt_usd(
+        self, began: datetime, run_time_s: float, cpu_s: float | None, peak_memory_mib: float | None, host: str | None
+    ) -> float | None:
+        """Cost of one attempt, None: unknown. `history.cost` says the same in SQL, of many."""
+        rate = next((one for one in self.rates if one.fits(began, host)), None)
+        return None if rate is None else rate.usd(run_time_s, cpu_s, peak_memory_mib)
 
     @property
     def digest(self) -> str:

@@ -32,7 +32,7 @@ from workflows_pkg.errors import Problem, SpecError, WorkflowsError, bounded, li
 from workflows_pkg.spec.deadlines import DeadlineText
 from workflows_pkg.spec.durations import PositiveDuration
 from workflows_pkg.spec.mistakes import Mistake, UnfitError, found
-from workflows_pkg.spec.model import Part, Retry
+from workflows_pkg.spec.model import Budget, Part, Retry
 from workflows_pkg.spec.source import Document, Mark, parse_document, plain_value, read_text
 from workflows_pkg.spec.wording import mistakes_of
 
@@ -67,12 +67,13 @@ class Entry(Part):
     deadline: DeadlineText | None = Field(
         None, description="By when a run should have ended: 30m after it was asked for, or 07:00 Europe/Berlin."
     )
+    budget: Budget | None = Field(None, description="What a run may cost: {usd_per_run: 0.5}; for jobs, schedules and sensors.")
     retry: Retry | None = Field(None, description="Further attempts after a failure; for jobs, their steps and assets.")
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:
-        if self.timeout is None and self.retry is None and self.deadline is None:
-            raise UnfitError("expected timeout, deadline or retry, found none.", "Remove the entry to undo it.")
+        if all(value is None for value in (self.timeout, self.deadline, self.budget, self.retry)):
+            raise UnfitError("expected timeout, deadline, budget or retry, found none.", "Remove the entry to undo it.")
         return self
 
 
@@ -141,11 +142,11 @@ def tuning_digest(entries: Mapping[Address, Entry]) -> str:
     >>> tuning_digest({}) == tuning_digest(parse_tuning("").entries)
     True
     """
-    # an entry from before there were deadlines keeps its digest
-    value = {
-        str(address): entry.model_dump(mode="json", exclude=None if entry.deadline else {"deadline"})
-        for address, entry in entries.items()
-    }
+    value = {}
+    for address, entry in entries.items():
+        # an entry from before there were these keeps its digest
+        later = {name for name in ("deadline", "budget") if getattr(entry, name) is None}
+        value[str(address)] = entry.model_dump(mode="json", exclude=later)
     return blake2b(json.dumps(value, sort_keys=True, separators=(",", ":")).encode(), digest_size=6).hexdigest()
 
 
@@ -195,7 +196,9 @@ def _entry(key: str, value: object) -> tuple[Entry | None, list[Mistake]]:
     except UnfitError as error:
         return None, [Mistake((key,), str(error), error.fix, at_key=True)]
     if not isinstance(value, dict):
-        return None, [Mistake((key,), f"{key}: expected timeout, deadline or retry, found {found(value)}.", "timeout: 2h")]
+        return None, [
+            Mistake((key,), f"{key}: expected timeout, deadline, budget or retry, found {found(value)}.", "timeout: 2h")
+        ]
     try:
         entry = Entry.model_validate_json(json.dumps(value), strict=True)
     except ValidationError as error:
@@ -216,6 +219,9 @@ def _unfit(address: Address, entry: Entry, key: str) -> Iterator[Mistake]:
     if entry.deadline is not None and address.sort in ("asset", "step"):
         job = f"job:{address.name}" if address.sort == "step" else "the job that makes it (job:NAME)"
         yield Mistake((key, "deadline"), f"{key}: a deadline belongs to a run.", f"Put it at {job}.", at_key=True)
+    if entry.budget is not None and address.sort in ("asset", "step"):
+        job = f"job:{address.name}" if address.sort == "step" else "the job that makes it (job:NAME)"
+        yield Mistake((key, "budget"), f"{key}: a budget belongs to a run.", f"Put it at {job}.", at_key=True)
     if entry.retry is not None and address.sort in ("schedule", "sensor"):
         fix = "Put it at the job that it asks for (job:NAME)."
         yield Mistake(

@@ -25,7 +25,7 @@ import dagster as dg
 from workflows_pkg.errors import Problem, SpecError
 from workflows_pkg.orchestration.metering import METERED_TAG
 from workflows_pkg.orchestration.retries import retry_policy
-from workflows_pkg.orchestration.version_tags import DEADLINE_TAG, DIGEST_TAG, WORKFLOW_TAG
+from workflows_pkg.orchestration.version_tags import BUDGET_TAG, DEADLINE_TAG, DIGEST_TAG, WORKFLOW_TAG
 from workflows_pkg.spec.deadlines import format_deadline
 from workflows_pkg.spec.model import Retry
 from workflows_pkg.spec.tuning import Address, Entry, Tuning, load_tuning, nearest_address, tuning_digest
@@ -308,10 +308,12 @@ def _policy(retry: Retry) -> dg.RetryPolicy:
 
 
 def _limit_tags(entry: Entry) -> dict[str, str]:
-    """What an entry for a job, schedule or sensor says of the time of a run."""
+    """What an entry for a job, schedule or sensor says of the time and cost of a run."""
     tags: dict[str, str] = {}
     if entry.timeout is not None:
         tags[dg.MAX_RUNTIME_SECONDS_TAG] = str(math.ceil(entry.timeout.total_seconds()))
+    if entry.budget is not None:
+        tags[BUDGET_TAG] = repr(entry.budget.usd_per_run)
     if entry.deadline is not None:
         tags[DEADLINE_TAG] = format_deadline(entry.deadline)
     return tags
