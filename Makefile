@@ -30,7 +30,7 @@ $(VENV)/.run-installed: pyproject.toml constraints.txt
 $(VENV)/.test-installed: $(VENV)/.run-installed
 	@started=$$SECONDS
 	echo "installing what the tests need ..."
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[ui,notify,examples,notebook,postgres,dev]' 2> >(grep -v 'is ignored: it is neither a file' >&2)
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[ui,notify,examples,notebook,postgres,team,dev]' 2> >(grep -v 'is ignored: it is neither a file' >&2)
 	echo "installed in $$((SECONDS - started)) s"
 	touch $@
 

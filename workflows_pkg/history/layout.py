@@ -50,6 +50,16 @@ class Layout:
         """Finished days as Parquet: `<table>/<day>-<number>.parquet`, each file written once and never changed."""
         return self.store / "sealed"
 
+    @property
+    def team(self) -> Path:
+        """What the writer of a team's history remembers: the copy that was carried last, by the name of its generation."""
+        return self.store / "team"
+
+    @property
+    def team_id(self) -> Path:
+        """The mark of the home that writes a team's history."""
+        return self.team / "id"
+
 
 def layout(home: Path) -> Layout:
     """The layout under `home`, made absolute, since views name files by absolute path."""

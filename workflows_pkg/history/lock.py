@@ -32,13 +32,22 @@ def only_writer(path: Path, wait_s: float, doing: str = "writing this history") 
         _acquire(descriptor, path, wait_s, doing)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, str(owner).encode(), 0)
-        _held.add(descriptor)
-        _let_children_go()
-        yield
+        with not_for_children(descriptor):
+            yield
     finally:
         if os.getpid() == owner:  # a forked child has closed its copy, and the number may name another file by now
-            _held.discard(descriptor)
             os.close(descriptor)
+
+
+@contextmanager
+def not_for_children(descriptor: int) -> Generator[None]:
+    """A lock that lives as long as this descriptor is open anywhere is this process's alone, for the block."""
+    _held.add(descriptor)
+    _let_children_go()
+    try:
+        yield
+    finally:
+        _held.discard(descriptor)
 
 
 def _acquire(descriptor: int, path: Path, wait_s: float, doing: str) -> None:

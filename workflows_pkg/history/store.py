@@ -16,6 +16,7 @@ from collections.abc import Generator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import duckdb
 import pandas as pd
@@ -44,6 +45,10 @@ from workflows_pkg.history.sealed import (
     sweep,
     views_are_current,
 )
+from workflows_pkg.history.team.place import TeamPlace, is_team_writer, team_place
+
+if TYPE_CHECKING:
+    from workflows_pkg.history.team.turn import Turn
 
 Rows = Sequence[Record] | pd.DataFrame | pa.Table
 
@@ -65,9 +70,10 @@ too.
 class Writer:
     """The only writer of one history. `con` is the hot database; its views `main.<table>` show sealed rows too."""
 
-    def __init__(self, con: duckdb.DuckDBPyConnection, files: Layout) -> None:
+    def __init__(self, con: duckdb.DuckDBPyConnection, files: Layout, team: Turn | None = None) -> None:
         self.con = con
         self.files = files
+        self._team = team
         self._depth = 0
 
     @contextmanager
@@ -182,7 +188,10 @@ class Writer:
         """Shows readers what was committed; False where they see it already. Not inside a transaction."""
         if self._depth:
             raise RuntimeError("publish() belongs after the transaction: readers see committed rows only")
-        return publish(self.con, self.files)
+        changed = publish(self.con, self.files)
+        if self._team is not None:
+            self._team.publish()
+        return changed
 
 
 @contextmanager
@@ -194,11 +203,11 @@ def writer(home: Path, wait_s: float = 30) -> Generator[Writer]:
     """
     files = layout(home)
     files.sealed.mkdir(parents=True, exist_ok=True)
-    with only_writer(files.lock, wait_s):
+    with only_writer(files.lock, wait_s), _turn(files, wait_s) as team:
         con = _open_hot(files)
         try:
             migrated = migrate(con, str(files.home))
-            history = Writer(con, files)
+            history = Writer(con, files, team)
             if migrated or not views_are_current(con, files):
                 with history.transaction():
                     create_views(con, files)
@@ -214,38 +223,81 @@ def writer(home: Path, wait_s: float = 30) -> Generator[Writer]:
             con.close()
 
 
+def _turn(files: Layout, wait_s: float) -> AbstractContextManager[Turn | None]:
+    if team_place() is None:  # most histories are one machine's, and load nothing for a team
+        return nullcontext()
+    from workflows_pkg.history.team.turn import turn
+
+    return turn(files, wait_s)
+
+
 def open_history(home: Path) -> duckdb.DuckDBPyConnection:
     """A connection to the published history, for reading: every table of the data dictionary by its name, instants in UTC.
 
     It never waits for the writer nor keeps it waiting, shows one state for as long as it is held, and before anything was
     written shows empty tables. It reads nothing else: no other files, no DataFrames by their variable's name (use
     `con.register`), no settings. Raises SetupError when the history is of another version or cannot be read.
+
+    Where history is shared (WORKFLOWS_HISTORY), it is the team's, except in the home that writes it, whose own copy is the newest.
     """
     files = layout(home)
+    place = team_place()
+    if place is not None and not is_team_writer(files):
+        return open_team(place) or _empty()
+    if not files.published.exists():
+        return _empty()
     # Not duckdb.connect(published): within one process that gives the file it has open already, even when a newer one is there.
     con = duckdb.connect(":memory:", config={"autoinstall_known_extensions": False})
+    try:
+        con.execute("SET TimeZone = 'UTC'")
+        _without_progress_bar(con)  # it would be drawn into whatever a command prints
+        con.execute(f"ATTACH {literal(files.published)} AS history (READ_ONLY)")
+        con.execute("USE history")
+        already = applied(con)
+    except duckdb.Error as error:
+        con.close()
+        raise _unreadable(files.published, error) from error
+    refuse_newer(already, [name for name, _ in MIGRATIONS], str(files.published))
+    refuse_older(already, str(files.published))
+    # DuckDB checks the name of a file, and the pattern as it was written
+    return _only_reading(con, [f"{files.sealed}/", f"{as_pattern(files.sealed)}/"])
+
+
+def open_team(place: TeamPlace) -> duckdb.DuckDBPyConnection | None:
+    """A connection to the newest state of a team's history, as `open_history` gives it; None where nothing was published yet.
+
+    It shows that state for as long as it is held, a day at least. Raises SetupError where it cannot be reached or is of another version.
+    """
+    from workflows_pkg.history.team.lake import connect_lake, last_snapshot
+
+    snapshot = last_snapshot(place)
+    if snapshot is None:
+        return None
+    con = connect_lake(place, snapshot=snapshot)
+    _without_progress_bar(con)
+    already = applied(con)
+    if not already:
+        con.close()
+        return None
+    refuse_newer(already, [name for name, _ in MIGRATIONS], place.shown)
+    refuse_older(already, place.shown)
+    return _only_reading(con, [f"{place.data.url}/"])
+
+
+def _empty() -> duckdb.DuckDBPyConnection:
+    con = duckdb.connect(":memory:", config={"autoinstall_known_extensions": False})
     con.execute("SET TimeZone = 'UTC'")
-    _without_progress_bar(con)  # it would be drawn into whatever a command prints
-    if files.published.exists():
-        try:
-            con.execute(f"ATTACH {literal(files.published)} AS history (READ_ONLY)")
-            con.execute("USE history")
-            already = applied(con)
-        except duckdb.Error as error:
-            con.close()
-            raise _unreadable(files.published, error) from error
-        refuse_newer(already, [name for name, _ in MIGRATIONS], str(files.published))
-        refuse_older(already, str(files.published))
-    else:
-        con.execute(f"CREATE SCHEMA {LIVE}")
-        for record_type in TABLES:
-            con.execute(create_table(record_type))
-            con.execute(f"CREATE VIEW main.{quoted(record_type.table)} AS FROM {LIVE}.{quoted(record_type.table)}")
+    _without_progress_bar(con)
+    con.execute(f"CREATE SCHEMA {LIVE}")
+    for record_type in TABLES:
+        con.execute(create_table(record_type))
+        con.execute(f"CREATE VIEW main.{quoted(record_type.table)} AS FROM {LIVE}.{quoted(record_type.table)}")
+    return _only_reading(con, [])
+
+
+def _only_reading(con: duckdb.DuckDBPyConnection, folders: Sequence[str]) -> duckdb.DuckDBPyConnection:
+    """The connection, shut to everything but these folders."""
     # Readers may write into the allowed folder too, but its files have names that no statement of a reader mentions by chance.
-    folders = {
-        f"{files.sealed}/",
-        f"{as_pattern(files.sealed)}/",
-    }  # DuckDB checks the name of a file, and the pattern as it was written
     con.execute(f"SET allowed_directories = [{', '.join(map(literal, folders))}]")
     con.execute("SET enable_external_access = false")
     con.execute("SET lock_configuration = true")

@@ -19,8 +19,8 @@ from workflows_pkg.history import sqlite_files
 from workflows_pkg.history.store import open_history
 from workflows_pkg.orchestration.events import sync_events
 from workflows_pkg.orchestration.sources import notes, open_source
-from workflows_pkg.orchestration.sources.postgres import PostgresUrl
 from workflows_pkg.orchestration.sources.settings import Shards, storage_of
+from workflows_pkg.security.postgres_url import PostgresUrl
 
 
 @pytest.fixture

@@ -17,7 +17,8 @@ from workflows_pkg.errors import BusyError, SetupError
 from workflows_pkg.history.store import open_history
 from workflows_pkg.orchestration.events import sync_events
 from workflows_pkg.orchestration.sources import logs, open_source, postgres
-from workflows_pkg.orchestration.sources.postgres import PostgresServer, PostgresUrl
+from workflows_pkg.orchestration.sources.postgres import PostgresServer
+from workflows_pkg.security.postgres_url import PostgresUrl
 
 
 @pytest.fixture

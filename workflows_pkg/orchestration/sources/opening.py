@@ -12,10 +12,11 @@ from workflows_pkg.errors import SetupError, bounded
 from workflows_pkg.orchestration.sources.database import Database
 from workflows_pkg.orchestration.sources.logs import EventLogs, OneLog, ShardedLogs
 from workflows_pkg.orchestration.sources.notes import Notes
-from workflows_pkg.orchestration.sources.postgres import PostgresServer, PostgresUrl
+from workflows_pkg.orchestration.sources.postgres import PostgresServer
 from workflows_pkg.orchestration.sources.settings import READABLE, Shards, Storage, looked_at, on_postgres, shown, storage_of
 from workflows_pkg.orchestration.sources.source import Source
 from workflows_pkg.orchestration.sources.sqlite import SqliteFile
+from workflows_pkg.security.postgres_url import PostgresUrl
 
 _URL = re.compile(r"^([A-Za-z][A-Za-z0-9+.-]*):/")
 

@@ -18,7 +18,7 @@ from urllib.parse import quote, urlencode
 from dagster_shared.yaml_utils import load_yaml_from_path
 
 from workflows_pkg.errors import SetupError, bounded
-from workflows_pkg.orchestration.sources.postgres import PostgresUrl
+from workflows_pkg.security.postgres_url import PostgresUrl
 
 READABLE = "Histories are read from SQLite and PostgreSQL."
 

@@ -20,9 +20,10 @@ from workflows_pkg.history.archive import StoredRow
 from workflows_pkg.history.crash import crash_point
 from workflows_pkg.history.sqlite_files import PATIENCE_S
 from workflows_pkg.orchestration.sources.database import Database, Select, marks
-from workflows_pkg.orchestration.sources.postgres import PostgresServer, PostgresUrl
+from workflows_pkg.orchestration.sources.postgres import PostgresServer
 from workflows_pkg.orchestration.sources.settings import Shards, storage_of
 from workflows_pkg.orchestration.sources.sqlite import SqliteFile
+from workflows_pkg.security.postgres_url import PostgresUrl
 
 TABLE = "event_logs"
 COLUMNS = ("id", "event", "dagster_event_type", "timestamp", "step_key", "asset_key", "partition")
