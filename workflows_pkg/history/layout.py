@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from workflows_pkg.errors import SetupError
+from workflows_pkg.history.team.place import VARIABLE
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,11 @@ class Layout:
         """The mark of the home that writes a team's history."""
         return self.team / "id"
 
+    @property
+    def writes_for_team(self) -> bool:
+        """Whether this home writes a team's history, so that its own copy is the newest there is."""
+        return self.team_id.exists()
+
 
 def layout(home: Path) -> Layout:
     """The layout under `home`, made absolute, since views name files by absolute path."""
@@ -67,10 +73,15 @@ def layout(home: Path) -> Layout:
 
 
 def default_home() -> Path:
-    """The instance's folder where none is named: $DAGSTER_HOME, else `.home` here. Raises SetupError where there is none."""
+    """The instance's folder where none is named: $DAGSTER_HOME, else `.home` here. Raises SetupError where there is none.
+
+    Whoever only reads a team's history (WORKFLOWS_HISTORY) needs none: then it is the present folder.
+    """
     named = os.environ.get("DAGSTER_HOME")
     home = Path(named or ".home")
     if not home.is_dir():
+        if not named and os.environ.get(VARIABLE):
+            return Path()
         if not named:
             raise SetupError("No instance is named.", fix="Set DAGSTER_HOME, use --home, or start with: make run")
         raise SetupError(f"The instance folder {home} of DAGSTER_HOME does not exist.", fix=f"Make it with: mkdir -p {home}")

@@ -45,7 +45,7 @@ from workflows_pkg.history.sealed import (
     sweep,
     views_are_current,
 )
-from workflows_pkg.history.team.place import TeamPlace, is_team_writer, team_place
+from workflows_pkg.history.team.place import TeamPlace, team_place
 
 if TYPE_CHECKING:
     from workflows_pkg.history.team.turn import Turn
@@ -242,7 +242,7 @@ def open_history(home: Path) -> duckdb.DuckDBPyConnection:
     """
     files = layout(home)
     place = team_place()
-    if place is not None and not is_team_writer(files):
+    if place is not None and not files.writes_for_team:
         return open_team(place) or _empty()
     if not files.published.exists():
         return _empty()

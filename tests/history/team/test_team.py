@@ -2,27 +2,40 @@
 
 from __future__ import annotations
 
+import importlib
+import os
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
+
+import duckdb
+import pandas as pd
+import pytest
 
 from tests.history.team.conftest import Team
-from workflows_pkg.history.records import Run
+from workflows_pkg import history
+from workflows_pkg.cli.main import exit_code
+from workflows_pkg.errors import SetupError
+from workflows_pkg.history.questions import QUESTIONS
+from workflows_pkg.history.records import Forecast, Run
+from workflows_pkg.history.rollup_records import TABLES
 from workflows_pkg.history.store import open_history, writer
+from workflows_pkg.history.team.carrying import tidy
+from workflows_pkg.history.team.place import team_place
 
+ROOT = Path(__file__).parents[3]
 NOW = datetime.now(UTC)
 
 
 def run(name: str, days_ago: float = 0, outcome: str | None = "success") -> Run:
     at = NOW - timedelta(days=days_ago)
-    return Run(
-        run_id=name,
-        source_id="here",
-        job_name="etl",
-        created_at=at,
-        started_at=at,
-        ended_at=at if outcome else None,
-        outcome=outcome,
-    )
+    ended = at if outcome else None
+    return Run(run_id=name, source_id="here", job_name="etl", created_at=at, started_at=at, ended_at=ended, outcome=outcome)
+
+
+def land(home: Path, *runs: Run) -> None:
+    with writer(home) as written:
+        written.upsert(Run, list(runs))
 
 
 def runs(home: Path) -> list[tuple[str, str | None]]:
@@ -30,14 +43,138 @@ def runs(home: Path) -> list[tuple[str, str | None]]:
         return con.execute("select run_id, outcome from runs order by 1").fetchall()
 
 
+def everything(con: duckdb.DuckDBPyConnection) -> dict[str, Any]:
+    return {kind.table: sorted(con.execute(f"select * from {kind.table}").fetchall(), key=repr) for kind in TABLES}
+
+
 def test_what_one_home_writes_another_reads(team: Team, tmp_path: Path) -> None:
     here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
     elsewhere.mkdir()
     assert runs(elsewhere) == []
-    with writer(here) as history:
-        history.upsert(Run, [run("open", outcome=None), run("old", days_ago=10), run("new")])
+    land(here, run("open", outcome=None), run("old", days_ago=10), run("new"))
     assert runs(elsewhere) == runs(here) == [("new", "success"), ("old", "success"), ("open", None)]
-    with writer(here) as history:
-        history.upsert(Run, [run("open", outcome="failure"), run("old", days_ago=10, outcome="failure")])
+    land(here, run("open", outcome="failure"), run("old", days_ago=10, outcome="failure"))
     assert runs(elsewhere) == runs(here) == [("new", "success"), ("old", "failure"), ("open", "failure")]
     assert not any(elsewhere.iterdir())
+
+
+def test_the_twelve_questions_have_the_answers_of_the_writers_own_history(
+    team: Team, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
+    here.mkdir()
+    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
+    importlib.import_module("history_questions").generate(here, 20_000)
+    with writer(here) as written:
+        written.seal(NOW.date())
+    assert len(list((here / "history.store/sealed").glob("*/*.parquet"))) > 4
+    with open_history(elsewhere) as theirs:
+        assert theirs.execute("select count(*) from sealed.step_attempts").fetchall()[0][0] > 0
+        monkeypatch.delenv("WORKFLOWS_HISTORY")
+        with open_history(here) as ours:
+            assert everything(theirs) == everything(ours)
+            (some_run,) = ours.execute("select run_id from runs order by created_at, run_id limit 1").fetchall()[0]
+            for name, question in QUESTIONS.items():
+                more = {"step": "step_2"} if name == "duration_quantiles" else {}
+                more |= {"run_id": some_run} if "run_id" in question.required else {}
+                more |= {"now": NOW} if name in ("deadline_misses", "running_now") else {}
+                expected, found = (getattr(history, name)(con, **more) for con in (ours, theirs))
+                assert not expected.empty, name
+                pd.testing.assert_frame_equal(found, expected, obj=name, rtol=1e-9)
+
+
+def test_a_reader_keeps_its_state_while_the_writer_goes_on_and_tidies_up(team: Team, tmp_path: Path) -> None:
+    here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
+    land(here, run("first"), run("old", days_ago=10))
+    with open_history(elsewhere) as reader:
+        before = everything(reader)
+        for number in range(2):
+            land(here, run(f"later {number}"), run("old", days_ago=10, outcome="failure"), run("first", outcome="failure"))
+            assert everything(reader) == before
+        place = team_place()
+        assert place is not None
+        tidy(place)
+        assert everything(reader) == before
+    assert [name for name, _ in runs(elsewhere)] == ["first", *(f"later {n}" for n in range(2)), "old"]
+    assert runs(elsewhere) == runs(here)
+
+
+def test_what_was_taken_out_and_sealed_days_that_were_replaced_are_gone_for_readers(team: Team, tmp_path: Path) -> None:
+    here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
+    land(here, *(run(f"old {number}", days_ago=12) for number in range(5)))
+    with writer(here) as written:
+        written.upsert(Forecast, [forecast("etl"), forecast("other")])
+        written.upsert(Run, [run("late", days_ago=12)])
+    with writer(here) as written:
+        written.delete(Forecast, job_name="other")
+    with open_history(elsewhere) as theirs, open_history(here) as ours:
+        assert everything(theirs) == everything(ours)
+        assert len(everything(theirs)["runs"]) == 6
+        assert [row[0] for row in everything(theirs)["forecasts"]] == ["etl"]
+        assert theirs.execute("select count(*) from sealed.runs").fetchall() == [(6,)]
+
+
+def forecast(job: str) -> Forecast:
+    return Forecast(
+        job_name=job, step="", quantity="run_time_s", p05=1.0, p50=2.0, p95=3.0, sample_count=9, predictor="rule", as_of=NOW
+    )
+
+
+def test_the_commands_read_it_from_an_empty_folder(
+    team: Team, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    land(tmp_path / "here", run("one"), run("old", days_ago=10))
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    monkeypatch.chdir(empty)
+    monkeypatch.delenv("DAGSTER_HOME", raising=False)
+    assert exit_code(["history", "sql", "select run_id from runs order by 1", "--json"]) == 0
+    assert "old" in capfd.readouterr().out
+    assert exit_code(["history", "snapshot", str(tmp_path / "copy.duckdb")]) == 0
+    with duckdb.connect(str(tmp_path / "copy.duckdb"), read_only=True) as copy:
+        assert copy.execute("select run_id from runs order by 1").fetchall() == [("old",), ("one",)]
+    with history.connect() as con:
+        assert history.runs_by_outcome_per_day(con)["runs"].sum() == 2
+    assert not any(empty.iterdir())
+
+
+def test_a_reader_reaches_nothing_else_and_sees_no_password(team: Team, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    setting = os.environ["WORKFLOWS_HISTORY"].replace("postgres@", "postgres:hush-hush@")
+    monkeypatch.setenv("WORKFLOWS_HISTORY", setting)
+    land(tmp_path / "here", run("one"))
+    with open_history(tmp_path / "elsewhere") as con:
+        shown = repr(con.execute("from duckdb_secrets()").fetchall() + con.execute("from duckdb_databases()").fetchall())
+        for refused in (
+            "from read_csv('/etc/passwd')",
+            "from read_parquet('s3://kept/other/*.parquet')",
+            "attach 'postgres:dbname=postgres' as other",
+            "create table mine (number int)",
+            "delete from live.runs",
+            "set enable_external_access = true",
+        ):
+            with pytest.raises(duckdb.Error):
+                con.execute(refused)
+    kept = "".join(path.read_text(errors="replace") for path in (tmp_path / "here/history.store/team").iterdir())
+    for secret in ("hush-hush", "their-secret"):
+        assert secret not in shown + kept
+
+
+@pytest.mark.parametrize(
+    ("setting", "said"),
+    [
+        ("postgresql://me:hush@db/history", "expected data=s3://"),
+        ("postgresql://me:hush@db/history?data=/srv/history", "expected data=s3://bucket/folder"),
+        ("postgresql://me:hush@db/history?data=s3://bucket", "expected data=s3://bucket/folder"),
+        ("mysql://me:hush@db/history?data=s3://bucket/folder", "Expected a PostgreSQL URL"),
+        ("postgresql://me:hush@127.0.0.1:1/history?data=s3://bucket/folder", "cannot be reached"),
+    ],
+)
+def test_a_setting_that_cannot_work_is_said_in_one_sentence_without_the_password(
+    setting: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORKFLOWS_HISTORY", setting)
+    for doing in (lambda: open_history(tmp_path), lambda: land(tmp_path, run("one"))):
+        with pytest.raises(SetupError) as found:
+            doing()
+        assert said in str(found.value)
+        assert "hush" not in str(found.value)

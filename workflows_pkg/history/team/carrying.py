@@ -63,9 +63,7 @@ def tidy(place: TeamPlace) -> None:
         con.execute("CALL ducklake_flush_inlined_data('history')")
         con.execute("CALL ducklake_rewrite_data_files('history')")
         con.execute("CALL ducklake_merge_adjacent_files('history')")
-        con.execute(
-            f"CALL ducklake_expire_snapshots('history', older_than => now() - INTERVAL {KEEP_STATES.total_seconds()} SECOND)"
-        )
+        con.execute(f"CALL ducklake_expire_snapshots('history', older_than => now() - INTERVAL {KEEP_STATES.days} DAY)")
         con.execute("CALL ducklake_cleanup_old_files('history', cleanup_all => true)")
 
 

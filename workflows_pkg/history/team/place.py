@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
 from workflows_pkg.errors import SetupError, bounded
-from workflows_pkg.history.layout import Layout
 from workflows_pkg.security.postgres_url import PostgresUrl
 
 VARIABLE = "WORKFLOWS_HISTORY"
@@ -66,11 +65,6 @@ def team_place() -> TeamPlace | None:
     except SetupError as error:
         raise SetupError(f"{VARIABLE}: {error.message}", fix=f"{_FORM}.") from None
     return TeamPlace(catalogue, _object_store(found[0]))
-
-
-def is_team_writer(files: Layout) -> bool:
-    """Whether this home is the one that writes a team's history: its own copy is the newest there is."""
-    return files.team_id.exists()
 
 
 def _object_store(url: str) -> ObjectStore:

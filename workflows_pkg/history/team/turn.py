@@ -22,7 +22,7 @@ from workflows_pkg.history.layout import Layout
 from workflows_pkg.history.lock import not_for_children
 from workflows_pkg.history.team.carrying import KEEP_STATES, carry, tidy
 from workflows_pkg.history.team.lake import CATALOGUE, connect_catalogue, driver, explained
-from workflows_pkg.history.team.place import TeamPlace, is_team_writer, team_place
+from workflows_pkg.history.team.place import TeamPlace, team_place
 from workflows_pkg.history.team.status import read_status, write_status
 
 TRY_AGAIN_AFTER = timedelta(seconds=30)
@@ -86,13 +86,13 @@ def turn(files: Layout, wait_s: float) -> Generator[Turn | None]:
         return
     files.team.mkdir(parents=True, exist_ok=True)
     status = read_status(files, place.shown)
-    if is_team_writer(files) and status.tried_at is not None and datetime.now(UTC) - status.tried_at < TRY_AGAIN_AFTER:
+    if files.writes_for_team and status.tried_at is not None and datetime.now(UTC) - status.tried_at < TRY_AGAIN_AFTER:
         yield Turn(files, place, None)
         return
     try:
         connection = connect_catalogue(place, f"workflows {socket.gethostname()} process {os.getpid()}")
     except SetupError as error:
-        if not is_team_writer(files):
+        if not files.writes_for_team:
             raise
         failed(files, place, error.message)
         yield Turn(files, place, None)
