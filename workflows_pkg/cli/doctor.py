@@ -117,11 +117,11 @@ def _team(home: Path | None) -> Iterator[Finding]:
     """Whether this home's rows reach the team; of a home that only reads, `history` says it."""
     try:
         place = team_place()
+        if place is None:
+            return
         files = layout(default_home() if home is None else home)
     except WorkflowsError as error:
         yield Finding("team history", "problem", error.message, error.fix)
-        return
-    if place is None:
         return
     if not files.writes_for_team:
         yield Finding("team history", "ok", f"read at {place.shown}.")

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
-from pyarrow import fs
 
+from tests.servers import KEY, SECRET, s3
 from workflows_pkg.cli.main import exit_code
 from workflows_pkg.errors import SetupError
 from workflows_pkg.history.archive import Archive
@@ -24,64 +18,13 @@ from workflows_pkg.orchestration.archiving import archive_runs, restore
 from workflows_pkg.orchestration.purge import purge
 
 MONTH = timedelta(days=30)
-KEY, SECRET = "somebody", "their-secret"
-
-
-def free_port() -> int:
-    """A port that is free, and the one 10,000 above it, which SeaweedFS takes for its own talk, can be one."""
-    while True:
-        with socket.socket() as found:
-            found.bind(("127.0.0.1", 0))
-            port = int(found.getsockname()[1])
-        if port < 55_000:
-            return port
 
 
 @pytest.fixture(scope="module")
 def s3_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Address of a SeaweedFS with one bucket and one user."""
-    folder = tmp_path_factory.mktemp("s3")
-    user = {
-        "name": "somebody",
-        "credentials": [{"accessKey": KEY, "secretKey": SECRET}],
-        "actions": ["Admin", "Read", "Write", "List"],
-    }
-    (folder / "s3.json").write_text(json.dumps({"identities": [user]}))
-    ports = {part: free_port() for part in ("master", "volume", "filer", "s3")}
-    command = [str(Path(sys.executable).with_name("weed")), "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"]
-    command += ["-volume.max=5", "-master.volumeSizeLimitMB=64", "-s3", f"-s3.config={folder / 's3.json'}"]
-    command += [f"-{part}.port={port}" for part, port in ports.items()]
-    command += [f"-{part}.port.grpc={free_port()}" for part in ports]
-    command += ["-s3.port.iceberg=0", "-s3.port.lance=0"]  # services of fixed ports that nobody asks
-    with (folder / "log").open("w") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log)
-        try:
-            address = f"127.0.0.1:{ports['s3']}"
-            make_bucket(address, process, folder / "log")
-            yield address
-        finally:
-            process.kill()  # told to stop, it takes half a minute
-            process.wait()
-    shutil.rmtree(folder, ignore_errors=True)
-
-
-def make_bucket(address: str, process: subprocess.Popen[bytes], log: Path) -> None:
-    system = fs.S3FileSystem(
-        access_key=KEY,
-        secret_key=SECRET,
-        endpoint_override=address,
-        scheme="http",
-        region="us-east-1",
-        allow_bucket_creation=True,
-    )
-    for last in range(300):
-        try:
-            system.create_dir("kept")
-            return
-        except OSError:
-            if last == 299 or process.poll() is not None:
-                raise AssertionError(log.read_text()[-2000:]) from None
-            time.sleep(0.2)
+    """Address of a server with one bucket and one user."""
+    with s3(tmp_path_factory.mktemp("s3")) as server:
+        yield server.address
 
 
 @pytest.fixture
