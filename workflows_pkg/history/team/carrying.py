@@ -58,7 +58,7 @@ def carry(files: Layout, place: TeamPlace, carried: str | None) -> str:
 
 
 def tidy(place: TeamPlace) -> None:
-    """Once a day: small changes become files, small files larger ones, and what no state of the last day needs is deleted."""
+    """Now and then: small changes become files, small files larger ones, and what no state of the last day needs is deleted."""
     with closing(connect_lake(place)) as con:
         con.execute("CALL ducklake_flush_inlined_data('history')")
         con.execute("CALL ducklake_rewrite_data_files('history')")

@@ -35,18 +35,19 @@ def _carry(
         con.execute(f"DELETE FROM {table}")
         con.execute(f"INSERT INTO {table} BY NAME SELECT {columns} FROM {fresh}")
         return
-    gone, come = (
-        f"SELECT {columns} FROM {one} ANTI JOIN {other} USING ({keys})"
-        if never_changes
-        else f"SELECT {columns} FROM {one} EXCEPT ALL SELECT {columns} FROM {other}"
-        for one, other in ((base, fresh), (fresh, base))
-    )
-    con.execute(f"CREATE OR REPLACE TEMP TABLE gone_keys AS SELECT DISTINCT {keys} FROM ({gone})")
-    con.execute(f"CREATE OR REPLACE TEMP TABLE come_keys AS SELECT DISTINCT {keys} FROM ({come})")
-    con.execute("CREATE OR REPLACE TEMP TABLE changed_keys AS FROM gone_keys UNION FROM come_keys")
+    con.execute(f"CREATE OR REPLACE TEMP TABLE changed_keys AS {_changed(fresh, base, columns, keys, never_changes)}")
     known = f"FROM changed_keys SEMI JOIN {base} USING ({keys})"  # a search of the lake costs more than one of the copy beside
     if first_row(con.execute(f"SELECT count(*) {known}"))[0]:
         same = " AND ".join(f"t.{quoted(name)} = c.{quoted(name)}" for name in key)
         con.execute(f"DELETE FROM {table} t USING changed_keys c WHERE {same}")
     if first_row(con.execute("SELECT count(*) FROM changed_keys"))[0]:
         con.execute(f"INSERT INTO {table} BY NAME SELECT {columns} FROM {fresh} SEMI JOIN changed_keys USING ({keys})")
+
+
+def _changed(fresh: str, base: str, columns: str, keys: str, never_changes: bool) -> str:
+    """The keys whose rows are not the same in both. Rows are told apart by a hash of 64 bits: compared as a whole, those of 50,000
+    attempts took a second of processor time more at each publication. One change in 10^19 would go unseen.
+    """
+    row = "" if never_changes else f", hash({columns}) AS row_hash"
+    sides = f"SELECT {keys}{row}, 1 AS side FROM {fresh} UNION ALL SELECT {keys}{row}, -1 FROM {base}"
+    return f"SELECT DISTINCT {keys} FROM ({sides}) GROUP BY {keys}{'' if never_changes else ', row_hash'} HAVING sum(side) <> 0"

@@ -20,13 +20,16 @@ import duckdb
 from workflows_pkg.errors import BusyError, SetupError, WorkflowsError
 from workflows_pkg.history.layout import Layout
 from workflows_pkg.history.lock import not_for_children
-from workflows_pkg.history.team.carrying import KEEP_STATES, carry, tidy
+from workflows_pkg.history.team.carrying import carry, tidy
 from workflows_pkg.history.team.lake import CATALOGUE, connect_catalogue, driver, explained
 from workflows_pkg.history.team.place import TeamPlace, team_place
 from workflows_pkg.history.team.status import read_status, write_status
 
 TRY_AGAIN_AFTER = timedelta(seconds=30)
 """After a failure the team's servers are left alone for this long: a sync every five seconds would wait for them each time."""
+
+TIDY_AFTER = timedelta(hours=1)
+"""Rows that changed since are tables in PostgreSQL, where every question reads all of them."""
 
 _LOOK_AGAIN_S = 0.1
 _LOCK = 7_305_422_161_183_014_515
@@ -60,7 +63,7 @@ class Turn:
             return
         status = status.succeeded(generation)
         write_status(self._files, status)
-        if status.tidied_at is None or datetime.now(UTC) - status.tidied_at > KEEP_STATES:
+        if status.tidied_at is None or datetime.now(UTC) - status.tidied_at > TIDY_AFTER:
             self._tidy()
 
     def _tidy(self) -> None:
@@ -69,7 +72,7 @@ class Turn:
             if status.tidied_at is not None:
                 tidy(self._place)
         except (duckdb.Error, WorkflowsError) as error:
-            _log.warning("The team's history was not tidied up, and will be tomorrow: %s", explained(self._place, error))
+            _log.warning("The team's history was not tidied up, and will be in an hour: %s", explained(self._place, error))
         write_status(self._files, status.model_copy(update={"tidied_at": datetime.now(UTC)}))
 
 
