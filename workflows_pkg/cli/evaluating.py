@@ -15,6 +15,7 @@ from workflows_pkg.cli.output import answer, json_option, note
 from workflows_pkg.errors import SetupError
 from workflows_pkg.history.layout import Layout
 from workflows_pkg.history.store import open_history
+from workflows_pkg.history.team.place import not_shared
 from workflows_pkg.prediction.evaluation.evaluate import QUESTIONS, Evaluation
 from workflows_pkg.prediction.evaluation.evaluate import evaluate as evaluate_trace
 from workflows_pkg.prediction.evaluation.measures import Measure, macro
@@ -75,7 +76,7 @@ def evaluate(traces: tuple[Path, ...], questions: tuple[str, ...], size: str | N
 def _traces(paths: tuple[Path, ...], size: str | None) -> Iterator[Trace]:
     for path in paths:
         if path.is_dir() and Layout(path).published.exists():
-            with closing(open_history(path)) as connection:
+            with not_shared(), closing(open_history(path)) as connection:
                 yield of_history(connection, str(path))
         else:
             yield from load([path], size)

@@ -21,6 +21,7 @@ from workflows_pkg.cli.output import answer
 from workflows_pkg.cli.progress import Progress
 from workflows_pkg.errors import SetupError, bounded
 from workflows_pkg.history.store import open_history
+from workflows_pkg.history.team.place import not_shared
 
 PAGE = "dagster-look.html"
 
@@ -70,7 +71,7 @@ def look(where: str, out: Path, show: bool | None, keep: Path | None, as_json: b
         from workflows_pkg.report.look_text import render_look
         from workflows_pkg.workbench.news import without_own
 
-        with _private(instance, keep) as home:
+        with _private(instance, keep) as home, not_shared():
             read = sync_events(source, home, progress=partial(progress.counted, "read"))
             told = Told(source.description, source.notes, read.log_lines)
             with open_history(home) as con:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import duckdb
 import pandas as pd
 import pytest
@@ -21,6 +22,7 @@ from workflows_pkg.history.records import Forecast, Run
 from workflows_pkg.history.rollup_records import TABLES
 from workflows_pkg.history.store import open_history, writer
 from workflows_pkg.history.team.carrying import tidy
+from workflows_pkg.history.team.lake import connect_lake
 from workflows_pkg.history.team.place import team_place
 
 ROOT = Path(__file__).parents[3]
@@ -178,3 +180,55 @@ def test_a_setting_that_cannot_work_is_said_in_one_sentence_without_the_password
             doing()
         assert said in str(found.value)
         assert "hush" not in str(found.value)
+
+
+def test_a_user_who_may_only_select_can_read(team: Team, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    land(tmp_path / "here", run("one"), run("old", days_ago=10))
+    name = f"reader_of_{team.database}"
+    team.sql(f"create role {name} login")
+    team.sql(f"grant usage on schema workflows_history to {name}")
+    monkeypatch.setenv("WORKFLOWS_HISTORY", team.setting.replace("postgres@", f"{name}@"))
+    with pytest.raises(SetupError, match="cannot be read: permission denied"):
+        runs(tmp_path / "elsewhere")
+    team.sql(f"alter default privileges in schema workflows_history grant select on tables to {name}")
+    team.sql(f"grant select on all tables in schema workflows_history to {name}")
+    assert runs(tmp_path / "elsewhere") == [("old", "success"), ("one", "success")]
+    with pytest.raises(SetupError, match="cannot be written"):
+        land(tmp_path / "here", run("two"))
+
+
+def test_a_history_of_an_earlier_version_is_refused_to_readers_and_brought_up_by_the_writer(team: Team, tmp_path: Path) -> None:
+    here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
+    land(here, run("one"), run("old", days_ago=10))
+    place = team_place()
+    assert place is not None
+    with connect_lake(place) as lake:  # as the version before the last migration would have left it
+        lake.execute("drop view main.runs")
+        lake.execute("alter table live.runs drop column trial_id")
+        lake.execute("alter table sealed.runs drop column trial_id")
+        lake.execute("delete from store.migrations where name = 'observations'")
+    with pytest.raises(SetupError, match="was written by an earlier version"):
+        runs(elsewhere)
+    land(here, run("two"))
+    with open_history(elsewhere) as theirs, open_history(here) as ours:
+        assert everything(theirs) == everything(ours)
+        assert len(everything(theirs)["runs"]) == 3
+    with connect_lake(place) as lake:
+        lake.execute("insert into store.migrations values ('of next year', now())")
+    with pytest.raises(SetupError, match="was written by a later version"):
+        runs(elsewhere)
+
+
+def test_a_look_at_some_instance_stays_private(team: Team, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    home = tmp_path / "somebody"
+    home.mkdir()
+    with dg.DagsterInstance.local_temp(str(home)) as instance:
+        work.execute_in_process(instance=instance)
+    page = tmp_path / "look.html"
+    assert exit_code(["look", str(home), "--out", str(page), "--no-open"]) == 0, capfd.readouterr().err
+    assert team.sql("select to_regclass('workflows_history.workflows_writer') is null") == [(True,)]
+
+
+@dg.job
+def work() -> None:
+    dg.op(name="nothing")(lambda: None)()

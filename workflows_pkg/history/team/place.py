@@ -8,6 +8,9 @@ The logins are where every tool looks for them: PGPASSWORD or ~/.pgpass, AWS_ACC
 from __future__ import annotations
 
 import os
+from collections.abc import Generator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
@@ -17,6 +20,9 @@ from workflows_pkg.security.postgres_url import PostgresUrl
 VARIABLE = "WORKFLOWS_HISTORY"
 
 _FORM = "Write WORKFLOWS_HISTORY=postgresql://user@host/database?data=s3://bucket/folder"
+
+
+_private = ContextVar("private", default=False)
 
 
 @dataclass(frozen=True)
@@ -49,9 +55,19 @@ class TeamPlace:
         return f"postgresql://{self.catalogue.place} with {self.data.url}"
 
 
+@contextmanager
+def not_shared() -> Generator[None]:
+    """For the block histories are what their folders hold, whatever the environment says: private ones, and those named to be judged."""
+    before = _private.set(True)
+    try:
+        yield
+    finally:
+        _private.reset(before)
+
+
 def team_place() -> TeamPlace | None:
     """What the environment says; None where history is this machine's own. Raises SetupError for a setting that is neither."""
-    given = os.environ.get(VARIABLE, "").strip()
+    given = "" if _private.get() else os.environ.get(VARIABLE, "").strip()
     if not given:
         return None
     url, _, asked = given.partition("?")
