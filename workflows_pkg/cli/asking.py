@@ -11,7 +11,7 @@ import click
 
 from workflows_pkg.cli.archiving import archive, purge, restore
 from workflows_pkg.cli.importing import import_
-from workflows_pkg.cli.opening import open_shell, snapshot
+from workflows_pkg.cli.opening import open_shell, snapshot, take_over
 from workflows_pkg.cli.output import answer, frame_text, home_option, json_option, note, resolve_home
 from workflows_pkg.cli.progress import Progress
 from workflows_pkg.cli.questioning import ask
@@ -141,5 +141,5 @@ def report(target: Path, home: Path | None, as_json: bool) -> None:
     answer({"file": target.resolve()}, as_json, f"wrote {target}")
 
 
-for command in (open_shell, snapshot, archive, purge, restore):
+for command in (open_shell, snapshot, take_over, archive, purge, restore):
     history.add_command(command)

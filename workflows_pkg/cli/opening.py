@@ -64,6 +64,21 @@ def snapshot(target: Path, home: Path | None, as_json: bool) -> None:
     )
 
 
+@click.command("take-over")
+@home_option
+@json_option
+def take_over(home: Path | None, as_json: bool) -> None:
+    """Make this home, which has no history yet, the writer of the team's, with all of its rows.
+
+    For when the home that wrote it is lost: that one is refused from then on.
+    """
+    from workflows_pkg.history.team.taking_over import take_over as take
+
+    folder = resolve_home(home)
+    rows = take(folder)
+    answer({"home": folder, "rows": rows}, as_json, f"{folder} writes the team's history now; it has {rows:,} rows.")
+
+
 def _tables(folder: Path) -> list[str]:
     with open_history(folder) as connection:
         found = connection.execute(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -18,7 +19,7 @@ from tests.history.team.test_team import everything, forecast, land, run, runs
 from workflows_pkg.cli.main import exit_code
 from workflows_pkg.errors import BusyError, SetupError
 from workflows_pkg.history.layout import layout
-from workflows_pkg.history.records import Forecast
+from workflows_pkg.history.records import RECORDS, Forecast, Run
 from workflows_pkg.history.store import open_history, writer
 from workflows_pkg.history.team.place import team_place
 from workflows_pkg.history.team.status import read_status, write_status
@@ -180,3 +181,40 @@ def test_without_the_extra_the_command_that_installs_it_is_said(tmp_path: Path) 
         env={**os.environ, "WORKFLOWS_HISTORY": setting}, capture_output=True, text=True,
     )  # fmt: skip
     assert "pip install 'agentic-workflows[team]'" in done.stdout, done.stderr
+
+
+def test_a_new_home_takes_over_with_all_rows_and_the_old_one_is_refused(
+    team: Team, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    lost, new, elsewhere = tmp_path / "lost", tmp_path / "new", tmp_path / "elsewhere"
+    new.mkdir()
+    land(lost, run("first"), run("open", outcome=None), run("old", days_ago=12))
+    with writer(lost) as written:
+        written.upsert(Forecast, [forecast("etl")])
+        written.upsert(Run, [run("old", days_ago=12, outcome="failure")])
+    with open_history(lost) as ours:
+        before = {kind.table: everything(ours)[kind.table] for kind in RECORDS}
+    assert exit_code(["history", "take-over", "--home", str(new)]) == 0, capfd.readouterr().err
+    for home in (new, elsewhere):
+        with open_history(home) as con:
+            assert {kind.table: everything(con)[kind.table] for kind in RECORDS} == before
+    with pytest.raises(SetupError, match=f"is written by {new} on"):
+        land(lost, run("too late"))
+    land(new, run("next"), run("open", outcome="success"), run("old", days_ago=12))
+    expected = [("first", "success"), ("next", "success"), ("old", "success"), ("open", "success")]
+    assert runs(new) == runs(elsewhere) == expected
+    same_everywhere(new, elsewhere)
+    assert exit_code(["history", "take-over", "--home", str(new)]) == 1
+    assert "has a history of its own" in capfd.readouterr().err
+
+
+def test_a_home_restored_from_a_backup_brings_the_team_back_to_what_it_has(team: Team, tmp_path: Path) -> None:
+    here, elsewhere, backup = tmp_path / "here", tmp_path / "elsewhere", tmp_path / "backup"
+    land(here, run("first"), run("old", days_ago=12))
+    shutil.copytree(here, backup)
+    land(here, run("old", days_ago=12, outcome="failure"), run("older", days_ago=13))
+    shutil.rmtree(here)
+    shutil.copytree(backup, here)
+    land(here, run("old", days_ago=12, outcome="canceled"))  # a file of a name that the team has with other rows
+    assert runs(here) == runs(elsewhere) == [("first", "success"), ("old", "canceled")]
+    same_everywhere(here, elsewhere)

@@ -23,7 +23,7 @@ from workflows_pkg.history.publish import sync
 from workflows_pkg.history.schema import BOOKKEEPING, literal, quoted
 from workflows_pkg.history.team.changes import BASE, FRESH, carry_rows
 from workflows_pkg.history.team.lake import connect_lake
-from workflows_pkg.history.team.objects import carry_files
+from workflows_pkg.history.team.objects import carry_files, object_url
 from workflows_pkg.history.team.place import TeamPlace
 from workflows_pkg.history.team.tables import SEALED, is_of_version, make_tables
 
@@ -85,9 +85,11 @@ def _carry(con: duckdb.DuckDBPyConnection, files: Layout, place: TeamPlace, gene
         found = con.execute(f"SELECT table_name, file, object FROM {BOOKKEEPING}.sealed_objects").fetchall()
         there = {(table, file): url for table, file, url in found}
     wanted = con.execute(f"SELECT table_name, file FROM {FRESH}.{BOOKKEEPING}.sealed_files WHERE row_count > 0").fetchall()
-    new = [(table, file) for table, file in wanted if (table, file) not in there]
-    gone = {one: url for one, url in there.items() if one not in set(wanted)}
-    urls = carry_files(files, place.data, [file for _, file in new])
+    # without the copy that was carried last nothing is known of the files but what is in them
+    kept = {one for one in wanted if one in there and (has_base or there[one] == object_url(files, place.data, one[1]))}
+    gone = {one: url for one, url in there.items() if one not in kept}
+    new = {(table, file): object_url(files, place.data, file) for table, file in wanted if (table, file) not in kept}
+    carry_files(files, place.data, {file: url for (_, file), url in new.items()})
     crash_point("after_team_upload")
     con.execute("BEGIN")
     try:
@@ -97,13 +99,15 @@ def _carry(con: duckdb.DuckDBPyConnection, files: Layout, place: TeamPlace, gene
         for (table, file), url in gone.items():
             con.execute(f"DELETE FROM {SEALED}.{quoted(table)} WHERE filename = ?", [url])
             con.execute(f"DELETE FROM {BOOKKEEPING}.sealed_objects WHERE table_name = ? AND file = ?", [table, file])
-        for table, file in new:
+        for (table, _), url in new.items():
             con.execute(
-                f"CALL ducklake_add_data_files('history', {literal(table)}, {literal(urls[file])}, schema => {literal(SEALED)}, "
+                f"CALL ducklake_add_data_files('history', {literal(table)}, {literal(url)}, schema => {literal(SEALED)}, "
                 "allow_missing => true, ignore_extra_columns => true)"
             )
         if new:
-            con.executemany(f"INSERT INTO {BOOKKEEPING}.sealed_objects VALUES (?, ?, ?)", [[*one, urls[one[1]]] for one in new])
+            con.executemany(
+                f"INSERT INTO {BOOKKEEPING}.sealed_objects VALUES (?, ?, ?)", [[*one, url] for one, url in new.items()]
+            )
         if not same_version:
             con.execute(f"DELETE FROM {BOOKKEEPING}.migrations")
             con.execute(f"INSERT INTO {BOOKKEEPING}.migrations SELECT name, applied_at FROM {FRESH}.{BOOKKEEPING}.migrations")

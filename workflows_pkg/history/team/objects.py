@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -16,14 +16,21 @@ from workflows_pkg.history.team.place import ObjectStore
 _AT_ONCE = 4
 """Files that are copied at once: S3 answers each request after some 50 ms, and a first publication may have thousands."""
 
+_FOLDER = "sealed"
 _BLOCK = 8 * 2**20
 
 
-def carry_files(files: Layout, store: ObjectStore, sealed: Iterable[str]) -> dict[str, str]:
-    """Copies files of `files.sealed` into the bucket and returns the URL of each; raises OSError where that fails."""
-    wanted = list(sealed)
-    if not wanted:
-        return {}
+def object_url(files: Layout, store: ObjectStore, name: str) -> str:
+    """Where a file of `files.sealed` belongs: two homes never mean the same object, nor do two contents of a file of one home."""
+    with (files.sealed / name).open("rb") as source:
+        digest = hashlib.file_digest(source, "sha256").hexdigest()[:16]
+    return f"{store.url}/{_FOLDER}/{Path(name).with_suffix('')}-{files.team_id.read_text()[:8]}-{digest}.parquet"
+
+
+def carry_files(files: Layout, store: ObjectStore, urls: Mapping[str, str]) -> None:
+    """Copies files of `files.sealed` to their URLs; raises OSError where that fails."""
+    if not urls:
+        return
     system = fs.S3FileSystem(
         access_key=store.key_id or None,
         secret_key=store.secret or None,
@@ -36,21 +43,13 @@ def carry_files(files: Layout, store: ObjectStore, sealed: Iterable[str]) -> dic
         retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=2),
     )
 
-    def carry(name: str) -> tuple[str, str]:
-        path = files.sealed / name
-        target = f"{store.folder}/{SEALED_FOLDER}/{Path(name).with_suffix('')}-{_digest(path)}.parquet"
-        with path.open("rb") as source, system.open_output_stream(target) as stream:
+    def carry(name: str) -> None:
+        with (
+            (files.sealed / name).open("rb") as source,
+            system.open_output_stream(urls[name].removeprefix("s3://")) as stream,
+        ):
             while block := source.read(_BLOCK):
                 stream.write(block)
-        return name, f"s3://{target}"
 
     with ThreadPoolExecutor(_AT_ONCE) as pool:
-        return dict(pool.map(carry, wanted))
-
-
-SEALED_FOLDER = "sealed"
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as source:
-        return hashlib.file_digest(source, "sha256").hexdigest()[:16]
+        list(pool.map(carry, urls))

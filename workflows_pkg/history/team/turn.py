@@ -107,6 +107,27 @@ def turn(files: Layout, wait_s: float) -> Generator[Turn | None]:
         yield Turn(files, place, connection)
 
 
+@contextmanager
+def claimed(files: Layout, place: TeamPlace) -> Generator[None]:
+    """Holds the team's turn while the block makes `files` as rich as the team's history, and then names it the writer.
+
+    Raises BusyError where another process has the turn, SetupError where PostgreSQL cannot be reached.
+    """
+    connection = connect_catalogue(place, f"workflows {socket.gethostname()} process {os.getpid()}")
+    with closing(connection), not_for_children(connection.fileno()):
+        connection.autocommit = True
+        _acquire(connection, place, 0)
+        files.team.mkdir(parents=True, exist_ok=True)
+        yield
+        mine = uuid4().hex
+        files.team_id.write_text(mine)
+        with connection.cursor() as cursor:
+            cursor.execute(
+                f"update {CATALOGUE}.workflows_writer set id = %s, host = %s, home = %s, since = now()",
+                [mine, socket.gethostname(), str(files.home)],
+            )
+
+
 def failed(files: Layout, place: TeamPlace, reason: str) -> None:
     """Remembers, and says once, that the team's history could not be brought up to date."""
     status = read_status(files, place.shown)
@@ -167,7 +188,7 @@ def _claim(connection: Any, place: TeamPlace, files: Layout) -> None:
     if found is not None and found[0] != mine:
         raise SetupError(
             f"The team's history at {place.shown} is written by {found[2]} on {found[1]}, and this is another home.",
-            fix="Sync there; here it is only read.",
+            fix="Sync there; here it is only read. Is that home lost? Run: workflows history take-over",
         )
     if not mark.exists():
         mark.write_text(mine)
