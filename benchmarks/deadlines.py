@@ -30,7 +30,7 @@ import tempfile
 import time
 from bisect import insort
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -296,7 +296,7 @@ def synthetic(folder: Path, runs: int) -> Iterator[Trace]:
 UNITS = {"Brier before the start": "", "Brier at half the deadline": ""}
 
 
-def line(case: str, metric: str, ours: float | None, peers: dict[str, float | None], size: int, **more: object) -> None:
+def line(case: str, metric: str, ours: float | None, peers: Mapping[str, float | None], size: int, **more: object) -> None:
     def rounded(value: float | None) -> float | None:
         return None if value is None or not np.isfinite(value) else float(f"{value:.4g}")
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from workflows_pkg.history.questions import QUESTIONS
-from workflows_pkg.history.records import Suggestion
+from workflows_pkg.history.records import Run, Suggestion
 from workflows_pkg.history.store import writer
 from workflows_pkg.release.versions import VersionStore
 from workflows_pkg.spec.canonical import canonical_json
@@ -113,6 +113,20 @@ def test_costs_are_by_the_rate_card_and_a_changed_one_rewrites_nothing(tmp_path:
     workflows("run", "sums")
     assert "1 run" in workflows("history", "sync").out
     assert {round(price, 6) for price, _ in costs()[len(both) :]} == {2.0}
+
+
+def test_what_less_often_would_have_cost(tmp_path: Path, workflows: Call) -> None:
+    begin = datetime.now(UTC) - timedelta(days=2)
+    with writer(tmp_path / "home") as history:
+        shared = {"source_id": "s", "job_name": "hourly", "trigger": "schedule", "outcome": "success", "cost_usd": 0.5}
+        history.upsert(Run, [Run(run_id=f"r{n}", created_at=begin + timedelta(hours=n), **shared) for n in range(40)])
+    said = workflows("cost", "what-if", "hourly", "--every", "2h").out
+    assert "20 of 40 scheduled runs" in said
+    assert "They cost $20.00." in said
+    assert "costs the same however long ago the last was: $10.00." in said
+    assert workflows("cost", "what-if", "hourly", "--every", "2h", "--json").value["same_usd"] == 10.0
+    assert "fewer than 10 scheduled runs" in workflows("cost", "what-if", "hourlyy", "--every", "2h").err
+    assert workflows("cost", "what-if", "hourly", "--every", "soon").code == 2
 
 
 def test_report_is_one_html_file(project: Path, workflows: Call) -> None:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import click
 
 from workflows_pkg.cli.output import answer, frame_text, home_option, json_option, resolve_home
+from workflows_pkg.errors import SetupError
 from workflows_pkg.history.cost import ALWAYS
 from workflows_pkg.history.questions import cost_by_owner_and_month, read
 from workflows_pkg.history.records import UsedRateCard
 from workflows_pkg.history.store import open_history
-from workflows_pkg.report.tables import instant
+from workflows_pkg.report.tables import instant, usd
+from workflows_pkg.spec.durations import format_duration, parse_positive_duration
 from workflows_pkg.spec.rates import DEFAULT, FILE, RateCard, load_rates
 
 
@@ -21,7 +25,7 @@ from workflows_pkg.spec.rates import DEFAULT, FILE, RateCard, load_rates
 @json_option
 @click.pass_context
 def cost(context: click.Context, home: Path | None, as_json: bool) -> None:
-    """What runs cost by owner and month; with a subcommand: the prices."""
+    """What runs cost by owner and month; with a subcommand: the prices, and what would have been."""
     if context.invoked_subcommand is not None:
         return
     with open_history(resolve_home(home)) as connection:
@@ -51,6 +55,46 @@ def rates(home: Path | None, as_json: bool) -> None:
         lines.append(f"from the next sync with news on  {current.digest}  {_said(current)}  ({source})")
         value.append({"from": None, "digest": current.digest, "card": current.text, "pending": True})
     answer(value, as_json, "\n".join(lines))
+
+
+@cost.command(name="what-if")
+@click.argument("job")
+@click.option("--every", required=True, metavar="DURATION", help="Least time between two scheduled runs, such as 2h.")
+@click.option("--days", type=click.FloatRange(1, 366), default=28.0, show_default=True, help="How far back to look.")
+@home_option
+@json_option
+def what_if(job: str, every: str, days: float, home: Path | None, as_json: bool) -> None:
+    """What the scheduled runs of JOB (or a workflow) would have cost, had they been less often.
+
+    From the runs that there were: it changes nothing.
+    """
+    from workflows_pkg.advisor.cadence import LEAST_RUNS, less_often
+
+    try:
+        apart = parse_positive_duration(every)
+    except ValueError as error:
+        raise click.BadParameter(f"{error}.", param_hint="--every") from None
+    with open_history(resolve_home(home)) as connection:
+        found = less_often(connection, job, apart, datetime.now(UTC), days)
+    if found is None:
+        raise SetupError(
+            f"Of '{job}' there are fewer than {LEAST_RUNS} scheduled runs with a known cost in the last {days:g} days.",
+            fix="See which jobs have runs: workflows history runs; look further back with --days.",
+        )
+    lines = [
+        f"At least {format_duration(apart)} apart, {found.kept} of {found.runs} scheduled runs in {found.days:.1f} days would have run.",
+        f"They cost {usd(found.cost_usd)}.",
+        f"If a run costs the same however long ago the last was: {usd(found.same_usd)}.",
+        f"If it has to do the work of those left out: {usd(found.carried_usd)}.",
+    ]
+    if found.between_usd is not None:
+        low, middle, high = found.between_usd
+        lines.append(f"By what longer gaps did to the cost so far: {usd(middle)} (9 of 10: {usd(low)} to {usd(high)}).")
+    else:
+        lines.append("Which of the two is nearer is not known: the times between runs have hardly varied.")
+    if found.unpriced:
+        lines.append(f"{found.unpriced} further runs have no known cost and are left out.")
+    answer(asdict(found), as_json, "\n".join(lines))
 
 
 def _from(moment: Any) -> str:
