@@ -6,7 +6,7 @@ replayed: its cases are named `synthetic`, say nothing about real workflows, and
 An attempt costs what AWS Fargate asks for one vCPU for its run time, and for its peak memory where the trace has that (elsewhere for 2 GiB,
 so that cost follows from run time alone; `memory` of a row says which). Forecast as the product does: by the same predictor as durations,
 from the costs of what had finished. Error: mean over steps of the sum of absolute errors over the sum of truths, warm successful attempts;
-every rule on the same rows. Beside it, how many truths lie in the 90 % interval.
+every rule on the same rows, the median of the step where it has no answer yet. Beside it, how many truths lie in the 90 % interval.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ from workflows_pkg.prediction.baselines.duration import DurationBaselines
 from workflows_pkg.prediction.duration.predictor import DurationPredictor
 from workflows_pkg.prediction.evaluation.replay import history_counts, replay
 from workflows_pkg.prediction.evaluation.traces import Trace, load, read_trace
-from workflows_pkg.prediction.rules import RULES
 from workflows_pkg.prediction.serving import COST_FLOOR
 from workflows_pkg.spec.rates import FARGATE_USD_PER_GIB_HOUR, FARGATE_USD_PER_VCPU_HOUR
 
@@ -52,7 +51,9 @@ def scores(trace: Trace, newest: int) -> tuple[dict[str, float], float, int] | N
     ours = replay(trace, DurationPredictor(COST_FLOOR), newest=newest)
     rules = replay(trace, DurationBaselines(), newest=newest)
     truth = trace.rows["value"]
-    names = [name for name in RULES if name in rules]
+    names = [name for name in rules if not name.startswith("rule_")]
+    # a rule that has no answer yet gets the median of the step
+    rules = rules.assign(**{name: rules[name].fillna(rules["median"]) for name in names})
     known = history_counts(trace, truth.notna().to_numpy()) > 0
     warm = known & truth.notna().to_numpy() & ours["p50"].notna().to_numpy() & rules[names].notna().all(axis=1).to_numpy()
     if warm.sum() < 10:
