@@ -74,6 +74,7 @@ def test_a_publication_that_compares_with_another_copy_than_the_lake_has_goes_wr
         assert len(everything(theirs)["forecasts"]) == 1, "a row that is gone stays for readers"
 
 
+@pytest.mark.long
 def test_a_writer_whose_memory_of_the_team_is_lost_carries_everything_again(team: Team, tmp_path: Path) -> None:
     here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
     land(here, run("first"), run("old", days_ago=12))
@@ -183,6 +184,7 @@ def test_without_the_extra_the_command_that_installs_it_is_said(tmp_path: Path) 
     assert "pip install 'agentic-workflows[team]'" in done.stdout, done.stderr
 
 
+@pytest.mark.long
 def test_a_new_home_takes_over_with_all_rows_and_the_old_one_is_refused(
     team: Team, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import io
 import os
+import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -135,6 +137,10 @@ def test_the_commands_read_it_from_an_empty_folder(
     assert exit_code(["history", "snapshot", str(tmp_path / "copy.duckdb")]) == 0
     with duckdb.connect(str(tmp_path / "copy.duckdb"), read_only=True) as copy:
         assert copy.execute("select run_id from runs order by 1").fetchall() == [("old",), ("one",)]
+    monkeypatch.setattr(sys, "stdin", io.StringIO("select run_id from runs order by 1;"))
+    capfd.readouterr()
+    assert exit_code(["history", "open"]) == 0
+    assert "old" in capfd.readouterr().out
     with history.connect() as con:
         assert history.runs_by_outcome_per_day(con)["runs"].sum() == 2
     assert not any(empty.iterdir())

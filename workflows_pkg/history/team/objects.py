@@ -14,7 +14,7 @@ from workflows_pkg.history.team.lake import CONNECT_S, REQUEST_S
 from workflows_pkg.history.team.place import ObjectStore
 
 _AT_ONCE = 4
-"""Files that are copied at once: S3 answers each request after some 50 ms, and a first publication may have thousands."""
+"""Files that are copied at once: most of the time goes into waiting for S3, and a first publication may have thousands."""
 
 _FOLDER = "sealed"
 _BLOCK = 8 * 2**20
