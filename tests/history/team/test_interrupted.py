@@ -97,6 +97,9 @@ def test_rows_land_while_the_object_store_is_away_and_the_team_gets_them_afterwa
             land(here, run("third"))  # soon after: the servers are left alone
         assert [name for name, _ in runs(here)] == ["first", "old", "second", "third"]
         assert len([one for one in caplog.records if "was not brought up to date" in one.getMessage()]) == 1
+        half_a_minute_later(here)
+        land(here, run("third"))
+        assert len(list(layout(here).team.glob("*.duckdb"))) == 2, "what was carried last, and what could not be"
         said = doctor(here, capfd)
         assert said["state"] == "problem"
         assert "is behind since" in said["text"]

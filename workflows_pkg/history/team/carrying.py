@@ -45,6 +45,7 @@ def carry(files: Layout, place: TeamPlace, carried: str | None) -> str:
         if generation is not None and base is not None and base.samefile(files.published):  # died before it could remember that
             _forget(known, base)
             return generation
+        _forget(known, base)  # what was not committed never will be; hours of failures would fill the disk
         generation = uuid4().hex
         fresh = files.team / f"{generation}.duckdb"
         os.link(files.published, fresh)
@@ -53,7 +54,8 @@ def carry(files: Layout, place: TeamPlace, carried: str | None) -> str:
         if base is not None:
             con.execute(f"ATTACH {literal(base)} AS {BASE} (READ_ONLY)")
         _carry(con, files, place, generation, has_base=base is not None)
-    _forget(known, fresh)
+    if base is not None:
+        base.unlink()
     return generation
 
 
@@ -124,7 +126,7 @@ def _carry(con: duckdb.DuckDBPyConnection, files: Layout, place: TeamPlace, gene
     crash_point("after_team_commit")
 
 
-def _forget(known: dict[str, Path], but: Path) -> None:
+def _forget(known: dict[str, Path], but: Path | None) -> None:
     for path in known.values():
         if path != but:
             path.unlink(missing_ok=True)
