@@ -67,7 +67,7 @@ format: $(VENV)/.test-installed ## formats the code
 
 bench: $(VENV)/.test-installed ## every benchmark at full size; results in benchmarks/results
 	@mkdir -p benchmarks/results
-	for name in history_layout history_ingest history_lag look launch_lookup metering forecast_error deadlines archive_purge team_history cost; do
+	for name in history_layout history_ingest history_lag look launch_lookup metering forecast_error deadlines archive_purge team_history cost what_changed; do
 	  echo "$$name" >&2
 	  $(BIN)/python benchmarks/$$name.py $(BENCH_ARGS) > benchmarks/results/$$name.jsonl
 	done

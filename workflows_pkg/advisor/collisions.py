@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from workflows_pkg.advisor.slowdown import rank_sum
+from workflows_pkg.advisor.change_points import rank_sum
 from workflows_pkg.prediction.rows import Connection
 
 LEAST_TIMES = 5

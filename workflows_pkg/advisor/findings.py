@@ -7,15 +7,16 @@ its rate of false alarms is stated beside its test.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from workflows_pkg.advisor.asking import attempts_before, one, rows, runs_before
+from workflows_pkg.advisor.change_text import say_seconds, sentence
+from workflows_pkg.advisor.changes import FALSE_ALARMS, Change, Quantity, what_changed
 from workflows_pkg.advisor.collisions import collisions
 from workflows_pkg.advisor.hangs import hung_runs
-from workflows_pkg.advisor.slowdown import FALSE_ALARMS, slowdown, windows_tested
 from workflows_pkg.prediction.rows import Connection
 
 Severity = Literal["high", "medium", "low"]
@@ -23,6 +24,8 @@ Kind = Literal[
     "failures_cost",
     "retries_cost",
     "slower_step",
+    "slower_runs",
+    "fails_more",
     "failing_streak",
     "colliding_ticks",
     "long_queue",
@@ -60,6 +63,12 @@ LEAST_PARTITION_FAILURES = 3
 LEAST_MISSED, LEAST_MISSED_SHARE = 3, 0.05
 """Deadlines missed, and their share: a deadline that one run in twenty misses is worth another look, a single miss was told of at once."""
 
+CHANGED_DAYS = 90.0
+"""A step that has been slower for longer than a quarter of a year is as slow as everybody knows it."""
+
+CHANGES: Mapping[Quantity, Kind] = {"run_time_s": "slower_step", "whole_time_s": "slower_runs", "failed_share": "fails_more"}
+"""Kinds of findings that tell what changed, by what it changed in."""
+
 _ORDER: Mapping[Severity, int] = {"high": 0, "medium": 1, "low": 2}
 
 
@@ -80,16 +89,19 @@ class Finding:
     query: str
 
 
-def findings(con: Connection, now: datetime) -> list[Finding]:
+def findings(con: Connection, now: datetime, changes: Sequence[Change] | None = None) -> list[Finding]:
     """What is noticed in the history before `now`, the most severe and then the most costly first; trials are left out.
 
-    The same history and moment give the same findings. Empty where there is nothing to notice.
+    changes: what `what_changed` says of the same history and moment, where the caller has asked already. The same history and moment give
+    the same findings. Empty where there is nothing to notice.
     """
+    streaks = list(_streaks(con, now))
+    failing = {item.job for item in streaks}
     found = [
         *_failures(con, now),
         *_retries(con, now),
-        *_slower(con, now),
-        *_streaks(con, now),
+        *(item for item in _changed(con, now, changes) if item.kind != "fails_more" or item.job not in failing),
+        *streaks,
         *_colliding(con, now),
         *_queued(con, now),
         *_hung(con, now),
@@ -100,23 +112,6 @@ def findings(con: Connection, now: datetime) -> list[Finding]:
         (replace(item, figures={name: _rounded(value) for name, value in item.figures.items()}) for item in found),
         key=lambda item: (_ORDER[item.severity], -float(item.figures.get("lost_s") or 0.0), item.kind, item.job or "", item.step),
     )
-
-
-def say_seconds(seconds: float) -> str:
-    """Seconds for a sentence.
-
-    >>> say_seconds(0.4), say_seconds(42.4), say_seconds(600), say_seconds(7200), say_seconds(400_000)
-    ('0.4 s', '42 s', '10 min', '2.0 h', '4.6 days')
-    """
-    if seconds < 1:
-        return f"{seconds:.1f} s"
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    if seconds < 7200:
-        return f"{seconds / 60:.0f} min"
-    if seconds < 172_800:
-        return f"{seconds / 3600:.1f} h"
-    return f"{seconds / 86_400:.1f} days"
 
 
 def _rounded(value: float | str | None) -> float | int | str | None:
@@ -184,36 +179,34 @@ def _retries(con: Connection, now: datetime) -> Iterator[Finding]:
         )  # fmt: skip
 
 
-def _slower(con: Connection, now: datetime) -> Iterator[Finding]:
-    """Runs of backfills are left out: the size of a partition is no change of the step."""
-    sql = f"""
-        select job_name, step, list(seconds order by begun, run_id) as seconds, list(begun order by begun, run_id) as begun
-        from (
-            select a.job_name, a.step, a.run_id, median(a.run_time_s) as seconds, min(a.started_at) as begun
-            from step_attempts a join {runs_before(now)} r using (run_id)
-            where a.outcome = 'success' and a.run_time_s is not null and a.started_at is not null and r.trigger <> 'backfill'
-            group by 1, 2, 3
-        ) group by 1, 2"""
-    series = rows(con, sql)
-    tests = sum(windows_tested(len(row["seconds"])) for row in series)
-    for row in series:
-        changed = slowdown(row["seconds"], tests)
-        if changed is None:
-            continue
-        since = row["begun"][-changed.recent]
-        ratio = changed.after_s / changed.before_s
-        lost_s = (changed.after_s - changed.before_s) * changed.recent
+def _changed(con: Connection, now: datetime, changes: Sequence[Change] | None) -> Iterator[Finding]:
+    """Changes for the worse that last, of the newest `CHANGED_DAYS` days."""
+    for change in lasting(what_changed(con, now) if changes is None else changes, con, now):
+        lost_s = None if change.quantity == "failed_share" else (change.after - change.before) * change.runs_after
+        grave = change.after - change.before >= 0.2 if lost_s is None else change.ratio >= 1.5
+        first = change.coincides[0] if change.coincides else None
         yield Finding(
-            "slower_step", row["job_name"], row["step"], "high" if ratio >= 1.5 else "medium",
-            f"Step '{row['step']}' of '{row['job_name']}' became slower: {say_seconds(changed.after_s)} in its newest "
-            f"{changed.recent} runs (since {since:%Y-%m-%d}), {say_seconds(changed.before_s)} before (medians).",
+            CHANGES[change.quantity], change.job, change.step, "high" if grave else "medium", sentence(change),
             {
-                "before_s": changed.before_s, "after_s": changed.after_s, "ratio": ratio, "recent_runs": changed.recent,
-                "runs_before": changed.earlier, "p_value": changed.p_value, "false_alarm_share": FALSE_ALARMS, "tests": tests,
-                "since": since.isoformat(), "lost_s": lost_s,
+                "before": change.before, "after": change.after, "since": change.since.isoformat(), "between_runs": change.between,
+                "runs_after": change.runs_after, "runs_before": change.runs_before, "p_value": change.p_value,
+                "false_alarm_share": FALSE_ALARMS, "tests": change.tests, "lost_s": lost_s,
+                "coincides_with": None if first is None else first.kind,
+                "accounted_share": None if first is None else first.accounted,
+                "runs_just_before": ", ".join(change.run_ids_before), "runs_just_after": ", ".join(change.run_ids_after),
             },
-            one(sql, job_name=row["job_name"], step=row["step"]),
+            change.query,
         )  # fmt: skip
+
+
+def lasting(changes: Sequence[Change], con: Connection, now: datetime) -> list[Change]:
+    """The changes for the worse that no later one has followed, of the last `CHANGED_DAYS` days before the history's end."""
+    ((end,),) = con.execute(f"select max(created_at) from {runs_before(now)}").fetchall()
+    return [
+        change
+        for change in changes
+        if change.worse and change.until is None and end - change.since < timedelta(days=CHANGED_DAYS)
+    ]
 
 
 def _streaks(con: Connection, now: datetime) -> Iterator[Finding]:
