@@ -89,6 +89,24 @@ def test_what_was_planted_is_on_the_page_and_on_the_terminal(page, crowded):
     assert 5 <= len(lines) <= 13
 
 
+def test_what_changed_stands_first_in_at_most_three_lines_and_once():
+    made = FOREIGN["Made"]()
+    for number, at in enumerate(FOREIGN["hours"](200)):
+        slow = 2 if number >= 150 else 1
+        made.run("orders", at, {f"step_{place}": 20.0 * slow for place in range(5)}, version=slow)
+    seen = seen_of(made.con())
+    assert len([found for found in seen.findings if found.kind == "slower_step"]) == 5
+    page, lines = look_html(seen), render_look(seen).splitlines()
+    assert page.count("became slower: 20 s before, 40 s since") + page.count("became slower: 20 s before, 41 s since") >= 3
+    (section,) = re.findall(r"<h2>What changed</h2>(.*?)<h2>What else stands out</h2>", page, re.S)
+    assert section.count("became slower") == 3
+    assert section.count("It coincides with another workflow version (1 before, 2 since") == 3
+    shown = [place for place, line in enumerate(lines) if "became slower" in line]
+    assert lines[shown[0]].startswith("what changed")
+    assert len({line for line in lines if "became slower" in line}) == len(shown)
+    assert "What changed" not in look_html(seen_of(FOREIGN["healthy"]().con()))
+
+
 def test_the_time_of_a_job_is_the_sum_of_its_runs():
     made = FOREIGN["crowded"](50)
     seen = seen_of(made.con())

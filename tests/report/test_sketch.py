@@ -8,7 +8,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from workflows_pkg.report.sketch import LONGEST, Row, intervals
+from workflows_pkg.report.sketch import LONGEST, Row, intervals, levels
 
 
 def drawn(markdown: str) -> ET.Element:
@@ -48,3 +48,18 @@ def test_a_hostile_name_stays_a_name(name: str) -> None:
 def test_equal_ends_and_no_rows_are_no_error() -> None:
     assert intervals("x", []) == ""
     assert texts(intervals("x", [Row("same", 2, 2, 2, "2 s")])) == ["same", "2 s"]
+
+
+@pytest.mark.parametrize("count", [1, 7, 500])
+def test_a_change_of_level_is_drawn_with_its_runs_around_it(count: int) -> None:
+    sketch = levels("load", [40.0] * count, [60.0] * count, ("40 s before", "60 s since"))
+    assert len(sketch) <= LONGEST
+    assert texts(sketch) == ["40 s before", "60 s since"]
+    assert len(re.findall("h0", sketch)) == 2 * min(count, len(re.findall("h0", sketch)) // 2) >= 2 * min(count, 20)
+
+
+def test_a_change_without_runs_on_a_side_is_not_drawn_and_zeros_are_no_error() -> None:
+    assert levels("x", [], [1.0], ("", "")) == ""
+    assert texts(levels("x", [0.0, 0.0], [0.0], ("0 %", "0 %"))) == ["0 %", "0 %"]
+    hostile = levels("</svg>", [1.0], [2.0], ("<script>", "' onload='x"))
+    assert {element.tag.split("}")[1] for element in drawn(hostile).iter()} == {"svg", "path", "text"}

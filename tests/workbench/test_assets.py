@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,7 +18,8 @@ import pytest
 from dagster._serdes import serialize_value
 
 from tests.workbench.reading import shown
-from workflows_pkg.history.store import open_history
+from workflows_pkg.history.records import Run, StepAttempt
+from workflows_pkg.history.store import open_history, writer
 from workflows_pkg.orchestration.events import sync_events
 from workflows_pkg.report.sketch import LONGEST
 from workflows_pkg.workbench import asset_results
@@ -25,6 +27,7 @@ from workflows_pkg.workbench.assets import IN_MEMORY, LEARNING_JOB, NAMES, asset
 from workflows_pkg.workbench.instrument import instrument
 from workflows_pkg.workbench.workbench import workbench
 
+FOREIGN: dict[str, Any] = runpy.run_path(str(Path(__file__).parents[1] / "advisor" / "foreign_history.py"))
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Parameter `execution_type`"),  # Dagster's own, about any AssetSpec
     pytest.mark.filterwarnings("ignore::dagster.BetaWarning"),  # the foreign project uses what Dagster calls beta
@@ -126,6 +129,7 @@ def test_its_checks_are_evaluated_and_only_warn(learned: Learned) -> None:
     checks = {check.check_name: check for check in learned.result.get_asset_check_evaluations()}
     assert {(check.asset_key.path[-1], name) for name, check in checks.items()} == {
         ("history", "all_rows_landed"), ("forecasts", "error_within_best_rule"), ("findings", "no_new_findings"),
+        ("findings", "steps_as_before"),
     }  # fmt: skip
     assert {check.severity for check in checks.values()} == {dg.AssetCheckSeverity.WARN}
     assert str(checks["error_within_best_rule"].description).startswith("Unknown")
@@ -134,6 +138,27 @@ def test_its_checks_are_evaluated_and_only_warn(learned: Learned) -> None:
         True,
         False,
     ]
+
+
+def test_a_slower_step_fails_a_check_that_shows_its_runs(
+    tmp_path: Path, instance: dg.DagsterInstance, instance_home: Path
+) -> None:
+    history = FOREIGN["Made"]()
+    for number, at in enumerate(FOREIGN["hours"](200)):
+        history.run("orders", at, {"load": 60.0 if number >= 150 else 40.0}, version=2 if number >= 150 else 1)
+    with writer(instance_home) as landed:
+        landed.upsert(Run, [Run(**row) for row in history.runs])
+        landed.upsert(StepAttempt, [StepAttempt(**row) for row in history.attempts])
+    result = learn(workbench(), instance)
+    (check,) = [check for check in result.get_asset_check_evaluations() if check.check_name == "steps_as_before"]
+    assert not check.passed
+    assert "Step 'load' of 'orders' became slower: 40 s before, 6" in str(check.description)
+    said = {name: value.value for name, value in check.metadata.items()}
+    assert said["lasting changes for the worse"] == 1
+    assert str(said["orders / load"]).startswith("![orders load, seconds by run](<data:image/svg+xml,")
+    assert len(str(said["orders / load"])) <= LONGEST
+    assert "It coincides with another workflow version (1 before, 2 since" in str(said["orders / load, in full"])
+    assert "| r00150 | 2026-01-11" in str(said["orders / load, in full"])
 
 
 def test_when_a_finding_was_first_seen_is_carried_from_run_to_run(learned: Learned) -> None:
@@ -187,6 +212,7 @@ def test_no_value_is_stored_and_the_users_io_manager_is_not_even_opened(
     ("assets", "checks", "made", "checked"),
     [
         (["findings"], [("findings", "no_new_findings")], {"findings"}, {"no_new_findings"}),
+        ([], [("findings", "steps_as_before")], set(), {"steps_as_before"}),
         (["forecasts"], [], {"forecasts"}, set()),
         ([], [("history", "all_rows_landed")], set(), {"all_rows_landed"}),
     ],

@@ -34,6 +34,7 @@ VERBS = {
     "history": "asking",
     "cost": "costing",
     "forecast": "learning",
+    "changed": "changing",
     "evaluate": "evaluating",
     "advise": "learning",
     "apply": "learning",

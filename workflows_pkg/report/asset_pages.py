@@ -54,11 +54,13 @@ class Page:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a check says: whether it holds, why in a sentence, and the figures behind it."""
+    """What a check says: whether it holds, why in a sentence, and the figures, texts in Markdown and tables behind it."""
 
     passed: bool
     sentence: str
     figures: Mapping[str, float | int] = field(default_factory=dict[str, float | int])
+    texts: Mapping[str, str] = field(default_factory=dict[str, str])
+    tables: Mapping[str, Table] = field(default_factory=dict[str, Table])
 
 
 def history_page(con: Connection, now: datetime, size_bytes: int) -> Page:

@@ -11,7 +11,7 @@ from datetime import datetime
 from typing import Any
 
 from workflows_pkg.advisor.collisions import Crowd, asked_runs, collisions
-from workflows_pkg.advisor.findings import Finding, findings
+from workflows_pkg.advisor.findings import CHANGES, Finding, findings
 from workflows_pkg.advisor.jobs import suggest_for_jobs
 from workflows_pkg.history.records import Suggestion
 from workflows_pkg.prediction.rows import Connection
@@ -20,6 +20,8 @@ from workflows_pkg.report.look_unseen import unseen
 from workflows_pkg.report.reading import rows
 
 MOST_SUGGESTIONS = 3
+MOST_CHANGES = 3
+"""Changes told at the top; all stand among the findings."""
 MOST_STEPS = 50
 """Steps listed as slowest, and as most failing."""
 
@@ -115,6 +117,16 @@ class Look:
     suggestions: tuple[Suggestion, ...]
     findings: tuple[Finding, ...]
     unseen: tuple[tuple[str, str], ...]
+
+    @property
+    def changes(self) -> tuple[Finding, ...]:
+        """The findings that tell what became slower or fails more often, at most `MOST_CHANGES`."""
+        return tuple(found for found in self.findings if found.kind in CHANGES.values())[:MOST_CHANGES]
+
+    @property
+    def others(self) -> tuple[Finding, ...]:
+        """The findings but these."""
+        return tuple(found for found in self.findings if found not in self.changes)
 
     @property
     def total_s(self) -> float:

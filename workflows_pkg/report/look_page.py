@@ -30,7 +30,8 @@ def look_html(seen: Look) -> str:
         f'<dl class="tiles">{_tiles(seen)}</dl>',
         [
             Section("suggestions", "Suggestions", _suggestions(seen)),
-            Section("findings", "What stands out", _findings(seen.findings)),
+            *([Section("changed", "What changed", _changes(seen.changes))] if seen.changes else []),
+            Section("findings", "What else stands out" if seen.changes else "What stands out", _findings(seen.others)),
             Section("time", "Where the time goes", "", {"p-time": look_plots.where_time_goes(seen)}, _jobs(seen)),
             Section("slow", "Slowest steps", _slowest(seen)),
             Section("failing", "Steps that fail most", _failing(seen)),
@@ -102,6 +103,15 @@ def _suggestions(seen: Look) -> str:
             "What stands out below may still deserve a look.</p>"
         )
     return "".join(sections.suggestion_card(suggestion) for suggestion in seen.suggestions)
+
+
+def _changes(found: Sequence[Finding]) -> str:
+    items = "".join(f"<p>{escaped(readable(finding.sentence))}</p>" for finding in found)
+    return (
+        f'<div class="card">{items}<p class="faint">Runs before and after are compared; what coincides need not be the cause. Every run '
+        "that this rests on: keep what was read with <code>workflows look --keep FOLDER</code>, then <code>workflows changed --json --home "
+        "FOLDER</code>.</p></div>"
+    )
 
 
 def _findings(found: Sequence[Finding]) -> str:

@@ -48,7 +48,9 @@ def _facts(seen: Look) -> Iterator[tuple[str, str]]:
     if overall is not None:
         ours, ten = share(overall.error_share), share(overall.mean_of_ten_share)
         yield "forecasts", f"off by {ours}, the mean of ten by {ten} (median errors of run time, {_jobs(overall.compared)})"
-    shown = [found for found in seen.findings if found.kind != "colliding_ticks"][:_MOST_FINDINGS]
+    for place, found in enumerate(seen.changes):
+        yield ("what changed" if place == 0 else ""), found.sentence
+    shown = [found for found in seen.others if found.kind != "colliding_ticks"][:_MOST_FINDINGS]
     for place, found in enumerate(shown):
         yield ("stands out" if place == 0 else ""), found.sentence
     if not seen.suggestions:

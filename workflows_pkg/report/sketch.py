@@ -24,6 +24,8 @@ _LONGEST_LABEL = 20
 _HEIGHT = 60
 """Pixels of the highest column."""
 
+_MOST_DOTS = 40
+
 
 @dataclass(frozen=True)
 class Row:
@@ -130,6 +132,37 @@ def columns(title: str, good: Sequence[int], bad: Sequence[int], said: str) -> s
         return _framed(_HEIGHT + 20, f"{shapes}<text y='{_HEIGHT + 15}'>{_escaped(said, WIDTH // 7)}</text>")
 
     return _fitted(title, list(zip(good, bad, strict=True))[::-1], drawn)
+
+
+def levels(title: str, before: Sequence[float], after: Sequence[float], said: tuple[str, str]) -> str:
+    """Markdown of a picture with a dot for each figure in order, and the middle of those before and after a change as lines with what is
+    said of them; a line between them marks the change. '' where a side has none. As many figures on either side as fit.
+    """
+    if not len(before) or not len(after):
+        return ""
+
+    def drawn(number: int) -> str:
+        old, new = list(before[-number:]), list(after[:number])
+        top = max(*old, *new) or 1.0
+        step = (WIDTH - FIGURES - 10) / (len(old) + len(new))
+        y = [round(5 + _HEIGHT * (1 - value / top)) for value in (*old, *new)]
+        dots = [f"M{round(5 + step * place)} {at}h0" for place, at in enumerate(y)]
+        at = round(5 + step * (len(old) - 0.5))
+        middles = [sorted(part)[len(part) // 2] for part in (y[: len(old)], y[len(old) :])]
+        ends = ((0, at), (at, WIDTH - FIGURES - 5))
+        lines = "".join(f"M{low} {middle}H{high}" for (low, high), middle in zip(ends, middles, strict=True))
+        marks = "".join(
+            f"<path d='{''.join(part)}' stroke='{colour}' stroke-width='4' stroke-linecap='round'/>"
+            for part, colour in ((dots[: len(old)], _OURS), (dots[len(old) :], _BAD))
+        )
+        texts = "".join(
+            f"<text x='{x}' y='{_HEIGHT + 22}'>{_escaped(text, 26)}</text>" for x, text in zip((0, at + 4), said, strict=True)
+        )
+        return _framed(
+            _HEIGHT + 28, f"{marks}<path d='{lines}M{at} 0V{_HEIGHT + 26}' stroke='{_FAINT}' stroke-width='1.5'/>{texts}"
+        )
+
+    return _fitted(title, range(1, 1 + min(_MOST_DOTS, max(len(before), len(after)))), lambda shown: drawn(len(shown)))
 
 
 def _fitted(title: str, rows: Sequence[R], drawn: Callable[[Sequence[R]], str]) -> str:

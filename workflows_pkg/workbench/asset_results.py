@@ -15,7 +15,7 @@ import dagster as dg
 
 from workflows_pkg.history.layout import layout
 from workflows_pkg.history.store import open_history
-from workflows_pkg.report import asset_forecasts, asset_pages
+from workflows_pkg.report import asset_forecasts, asset_pages, changed_steps
 from workflows_pkg.report.asset_pages import Page, Table
 from workflows_pkg.workbench.assets import asset_key
 from workflows_pkg.workbench.learning import learn, notice, refresh_suggestions
@@ -58,13 +58,17 @@ def predictors_and_forecasts(home: Path) -> Made:
 def findings(instance: dg.DagsterInstance, home: Path) -> Made:
     """What was noticed, and what of it is new."""
     now = datetime.now(UTC)
-    found = notice(home)
+    noticed = notice(home)
+    found = noticed.findings
     first_seen = asset_pages.first_seen(found, _seen_before(instance), now)
     page = asset_pages.findings_page(found, first_seen)
     yield _result(
         "findings",
         page,
-        [("no_new_findings", asset_pages.new_findings(found, first_seen, now))],
+        [
+            ("no_new_findings", asset_pages.new_findings(found, first_seen, now)),
+            ("steps_as_before", changed_steps.steps_as_before(noticed.worse, noticed.worst)),
+        ],
         {FIRST_SEEN: dg.MetadataValue.json(first_seen)},
     )
 
@@ -107,9 +111,7 @@ def _result(
     checks: Iterable[tuple[str, asset_pages.Verdict]] = (),
     more: Mapping[str, dg.MetadataValue[Any]] | None = None,
 ) -> dg.MaterializeResult[Any]:
-    metadata: dict[str, Any] = {key: dg.MetadataValue.md(text) for key, text in page.texts.items()}
-    metadata |= {key: _table(table) for key, table in page.tables.items() if table.rows}
-    metadata |= {key: _figure(value) for key, value in page.figures.items()}
+    metadata = _metadata(page)
     metadata |= {key: dg.MetadataValue.json(value) for key, value in page.documents.items()}
     results = [_check(name, check, verdict) for check, verdict in checks]
     return dg.MaterializeResult(asset_key=asset_key(name), metadata=metadata | dict(more or {}), check_results=results)
@@ -122,8 +124,14 @@ def _check(asset: str, name: str, verdict: asset_pages.Verdict) -> dg.AssetCheck
         asset_key=asset_key(asset),
         severity=dg.AssetCheckSeverity.WARN,
         description=verdict.sentence,
-        metadata={key: _figure(value) for key, value in verdict.figures.items()},
+        metadata=_metadata(verdict),
     )
+
+
+def _metadata(said: Page | asset_pages.Verdict) -> dict[str, Any]:
+    metadata: dict[str, Any] = {key: dg.MetadataValue.md(text) for key, text in said.texts.items()}
+    metadata |= {key: _table(table) for key, table in said.tables.items() if table.rows}
+    return metadata | {key: _figure(value) for key, value in said.figures.items()}
 
 
 def _figure(value: float) -> dg.MetadataValue[Any]:

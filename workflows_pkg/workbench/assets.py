@@ -62,7 +62,10 @@ _ASSETS: Mapping[str, _Asset] = {
         "What deserves a look: failures and retries that cost, steps that became slower, schedules that meet.",
         ("history",),
         frozenset({"duckdb"}),
-        {"no_new_findings": "Nothing was found that was not known a day ago."},
+        {
+            "no_new_findings": "Nothing was found that was not known a day ago.",
+            "steps_as_before": "No step has become slower or fails more often, but by chance.",
+        },
     ),
     "suggestions": _Asset(
         "What should change, with the expected effect and its evidence. Nothing is changed before somebody applies it.",

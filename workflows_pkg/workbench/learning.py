@@ -13,7 +13,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from workflows_pkg.advisor.findings import Finding, findings
+import pandas as pd
+
+from workflows_pkg.advisor.changes import Change, evidence, what_changed
+from workflows_pkg.advisor.findings import Finding, findings, lasting
 from workflows_pkg.advisor.jobs import suggest_for_jobs
 from workflows_pkg.advisor.suggestions import suggest
 from workflows_pkg.errors import WorkflowsError, bounded
@@ -25,6 +28,9 @@ from workflows_pkg.prediction.lookup import FILE
 from workflows_pkg.release.versions import VersionStore
 from workflows_pkg.spec.model import Workflow
 from workflows_pkg.workbench.news import CARD, without_own
+
+MOST_SHOWN = 3
+"""Changes of which every run is looked up again, to be drawn."""
 
 PATIENCE_S = 600.0
 """How long to wait for the writer's turn: the first import of a large event log holds it for minutes, in pieces of seconds."""
@@ -43,6 +49,15 @@ class Advice:
     unreadable: list[str]
 
 
+@dataclass(frozen=True)
+class Noticed:
+    """What was noticed: the findings; how many changes for the worse last, and of the worst of them every run that they rest on."""
+
+    findings: list[Finding]
+    worse: int
+    worst: list[tuple[Change, pd.DataFrame]]
+
+
 def learn(home: Path) -> tuple[list[Forecast], dict[str, Any]]:
     """Trains on everything landed so far, keeps the forecasts, and publishes them for lookups, with the predictors' card.
 
@@ -57,10 +72,15 @@ def learn(home: Path) -> tuple[list[Forecast], dict[str, Any]]:
     return forecasts, card
 
 
-def notice(home: Path) -> list[Finding]:
-    """What deserves a look in the history landed so far, the most severe first."""
+def notice(home: Path) -> Noticed:
+    """What deserves a look in the history landed so far, the most severe first, and the changes for the worse that last."""
+    now = datetime.now(UTC)
     with closing(open_history(home)) as con:
-        return findings(without_own(con), datetime.now(UTC))
+        without_own(con)
+        changes = what_changed(con, now)
+        worse = lasting(changes, con, now)
+        worst = sorted(worse, key=lambda change: -change.ratio)[:MOST_SHOWN]
+        return Noticed(findings(con, now, changes), len(worse), [(change, evidence(con, change)) for change in worst])
 
 
 def refresh_suggestions(home: Path) -> Advice:
