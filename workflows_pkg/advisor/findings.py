@@ -16,6 +16,8 @@ from workflows_pkg.advisor.asking import attempts_before, one, rows, runs_before
 from workflows_pkg.advisor.change_text import say_seconds, sentence
 from workflows_pkg.advisor.changes import FALSE_ALARMS, Change, Quantity, what_changed
 from workflows_pkg.advisor.collisions import collisions
+from workflows_pkg.advisor.forecasts_off import FALSE_ALARMS as FORECAST_FALSE_ALARMS
+from workflows_pkg.advisor.forecasts_off import forecasts_off
 from workflows_pkg.advisor.hangs import hung_runs
 from workflows_pkg.prediction.rows import Connection
 
@@ -26,6 +28,7 @@ Kind = Literal[
     "slower_step",
     "slower_runs",
     "fails_more",
+    "forecasts_off",
     "failing_streak",
     "colliding_ticks",
     "long_queue",
@@ -101,6 +104,7 @@ def findings(con: Connection, now: datetime, changes: Sequence[Change] | None = 
         *_failures(con, now),
         *_retries(con, now),
         *(item for item in _changed(con, now, changes) if item.kind != "fails_more" or item.job not in failing),
+        *_forecasts(con, now),
         *streaks,
         *_colliding(con, now),
         *_queued(con, now),
@@ -196,6 +200,21 @@ def _changed(con: Connection, now: datetime, changes: Sequence[Change] | None) -
                 "runs_just_before": ", ".join(change.run_ids_before), "runs_just_after": ", ".join(change.run_ids_after),
             },
             change.query,
+        )  # fmt: skip
+
+
+def _forecasts(con: Connection, now: datetime) -> Iterator[Finding]:
+    for off in forecasts_off(con, now):
+        yield Finding(
+            "forecasts_off", off.job, "", "medium",
+            f"Forecasts of '{off.job}' have stopped being right: {off.outside:,} of its {off.runs:,} good runs since "
+            f"{off.since:%Y-%m-%d %H:%M} ended outside the interval that should hold 9 of 10, {off.above:,} of them later. "
+            f"The newest that was in force is of {off.as_of:%Y-%m-%d %H:%M}; trained again, they follow a change within about ten runs.",
+            {
+                "runs": off.runs, "outside": off.outside, "above": off.above, "since": off.since.isoformat(),
+                "forecast_as_of": off.as_of.isoformat(), "false_alarm_share": FORECAST_FALSE_ALARMS, "tests": off.tests,
+            },
+            off.query,
         )  # fmt: skip
 
 
