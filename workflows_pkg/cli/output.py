@@ -111,7 +111,8 @@ def frame_text(frame: pd.DataFrame) -> str:
 
 def _cell(value: Any, name: str) -> str:
     if isinstance(value, datetime):  # pandas' own instants are ones too
-        return instant(value) if value.tzinfo is not None else str(value)
+        # without a zone it is a day, which pandas keeps as its midnight
+        return instant(value) if value.tzinfo is not None else f"{value:%Y-%m-%d}"
     value = plain(value)
     if value is None:
         return "-"
