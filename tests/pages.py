@@ -3,7 +3,7 @@
     shell    each command in a scratch copy of the project, environment and folder carried on; failing, or silent where it should
              serve, is a failure with page, line, command and output
     python   in one Python for the page; a block that makes `defs` is loaded as Dagster would load it
-    yaml     as what it is: a workflow, a tuning, a component, or settings of an instance or a workspace
+    yaml     as what it is: a workflow, a tuning, a rate card, a component, or settings of an instance or a workspace
     sql      on the history
     json, toml  read;  text, mermaid  shown only
 
@@ -37,6 +37,7 @@ from dagster._core.workspace.config_schema import process_workspace_config
 from workflows_pkg.history.store import open_history
 from workflows_pkg.orchestration.location import load_location
 from workflows_pkg.spec.loader import load_text
+from workflows_pkg.spec.rates import parse_rates
 from workflows_pkg.spec.tuning import parse_tuning
 from workflows_pkg.steps.discovery import discover
 
@@ -251,6 +252,8 @@ def _load_yaml(reader: Reader, text: str, where: str) -> None:
         assert load_text(text, file=where, kinds=discover().params()).steps
     elif any(re.match(r"(job|asset|schedule|sensor):", str(key)) for key in keys):
         assert parse_tuning(text, where).entries
+    elif "rates" in keys:
+        assert parse_rates(text, where).rates
     elif "load_from" in keys:
         assert process_workspace_config(keys).success, f"{where}: {process_workspace_config(keys).errors}"
     elif "type" in keys and "attributes" in keys:

@@ -107,6 +107,7 @@ CONTROLS = {
     ),
     "a workflow with an unknown key": ("```yaml\nworkflow: a\nsteps: {b: {uses: data.sql, wiht: {}}}\n```", "wiht"),
     "a tuning with an unknown key": ("```yaml\njob:a: {timeuot: 1m}\n```", "timeuot"),
+    "a rate card with an unknown key": ("```yaml\nrates: [{run_huor: 1}]\n```", "run_huor"),
     "settings with an unknown key": ("```yaml\ntelemetri: {enabled: false}\n```", "telemetri"),
     "settings that name a class that is not there": (
         "```yaml\nrun_coordinator: {module: workflows_pkg.instance.coordinator, class: Nobody}\n```",
