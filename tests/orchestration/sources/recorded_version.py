@@ -17,7 +17,6 @@ from contextlib import closing
 from pathlib import Path
 
 import dagster as dg
-import recorded_runs
 
 SETTINGS = {
     "sharded": "telemetry: {enabled: false}\n",
@@ -88,6 +87,8 @@ def told(home):
 
 
 def record(target, storage):
+    import recorded_runs  # beside this file, wherever the two were copied
+
     with tempfile.TemporaryDirectory(prefix="recorded-") as folder:
         home = Path(folder)
         (home / "dagster.yaml").write_text(SETTINGS[storage].replace("HOME", folder))

@@ -20,7 +20,7 @@ import pytest
 
 from tests.orchestration.sources import archived_assets
 from tests.orchestration.sources.shown import ASSETS, LOG, PARTITIONS, RUN
-from tests.orchestration.sources.test_purge_s3 import free_port
+from tests.servers import free_port
 from workflows_pkg.history.archive import Archive
 from workflows_pkg.history.archive_files import archive_files
 from workflows_pkg.orchestration.archiving import archive_runs, restore
