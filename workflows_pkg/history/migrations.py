@@ -5,6 +5,7 @@ A step may find its work done already (a new history gets today's tables from th
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
@@ -12,7 +13,7 @@ import duckdb
 
 from workflows_pkg.errors import SetupError
 from workflows_pkg.history.crash import crash_point
-from workflows_pkg.history.records import RECORDS, Record
+from workflows_pkg.history.records import RECORDS
 from workflows_pkg.history.rollup_records import TABLES
 from workflows_pkg.history.schema import BOOKKEEPING, LIVE, columns, create_table, quoted
 
@@ -56,28 +57,25 @@ def rate_cards(con: duckdb.DuckDBPyConnection) -> None:
 
 
 def add_what_is_missing(con: duckdb.DuckDBPyConnection) -> None:
-    """Tables and columns of this version that the history does not have."""
+    """Tables and columns of this version that the history does not have; older rows take a new column's default."""
+    found: dict[str, set[str]] = defaultdict(set)
+    # asked once: each question to the catalogue takes some milliseconds
+    for table, column in con.execute(
+        "select table_name, column_name from duckdb_columns() where schema_name = ? and database_name = current_database()",
+        [LIVE],
+    ).fetchall():
+        found[table].add(column)
     for record_type in TABLES:
-        con.execute(create_table(record_type))
-        add_columns(con, record_type)
-
-
-def add_columns(con: duckdb.DuckDBPyConnection, record_type: type[Record]) -> None:
-    """Adds the columns of the record that its live table does not have; older rows take the default."""
-    found = {
-        name
-        for (name,) in con.execute(
-            "select column_name from duckdb_columns() where schema_name = ? and table_name = ? and database_name = current_database()",
-            [LIVE, record_type.table],
-        ).fetchall()
-    }
-    table = f"{LIVE}.{quoted(record_type.table)}"
-    for column in columns(record_type):
-        if column.name not in found:
-            default = "" if column.default is None else f" DEFAULT {column.default}"
-            con.execute(f"ALTER TABLE {table} ADD COLUMN {quoted(column.name)} {column.sql_type}{default}")
-            if not column.nullable:
-                con.execute(f"ALTER TABLE {table} ALTER COLUMN {quoted(column.name)} SET NOT NULL")
+        if record_type.table not in found:
+            con.execute(create_table(record_type))
+            continue
+        table = f"{LIVE}.{quoted(record_type.table)}"
+        for column in columns(record_type):
+            if column.name not in found[record_type.table]:
+                default = "" if column.default is None else f" DEFAULT {column.default}"
+                con.execute(f"ALTER TABLE {table} ADD COLUMN {quoted(column.name)} {column.sql_type}{default}")
+                if not column.nullable:
+                    con.execute(f"ALTER TABLE {table} ALTER COLUMN {quoted(column.name)} SET NOT NULL")
 
 
 MIGRATIONS: tuple[tuple[str, Migration], ...] = (

@@ -6,6 +6,7 @@ import types
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import date, datetime
+from functools import cache
 from typing import Annotated, Any, Union, get_args, get_origin
 
 import duckdb
@@ -54,6 +55,7 @@ class Column:
         return _SQL_TYPES[self.python_type]
 
 
+@cache
 def columns(record_type: type[Record]) -> tuple[Column, ...]:
     """The columns of the record's table, in the order of its fields; raises TypeError for a type no column can have."""
     return tuple(_column(name, field) for name, field in record_type.model_fields.items())
