@@ -36,6 +36,7 @@ from workflows_pkg.history.store import open_history
 RATE, COMMIT_EVERY_S, AT_ONCE = 2_000, 0.05, 40
 LAG_TARGET_S, AGE_TARGET_S, SLOWER_TARGET = 2.0, 10.0, 1.1
 PROBE_EVERY_S = 0.1
+ALONE = 0.4  # of the time that the writer is followed
 FOLLOW = "from workflows_pkg.cli.main import main; main()"
 """What the installed command `workflows` does."""
 
@@ -189,7 +190,7 @@ def followed(home: Path, problems: list[str], found: dict[str, Any]) -> Iterator
                 time.sleep(4)
             finally:
                 stop.set()
-                follower.terminate()
+                follower.kill()
         problems += notebook.get(timeout=60)
         lags, oldest, errors = probed.get(timeout=60)
         for reader in readers:
@@ -225,7 +226,7 @@ def measure(kind: str, place: str, home: Path, seconds: float, rounds: int, *, q
     p99s: dict[str, list[float]] = {"alone": [], "followed": []}
     for number in range(rounds):
         print(f"{kind}: round {number + 1} of {rounds}", file=sys.stderr)
-        alone, _, _ = written(kind, place, seconds)
+        alone, _, _ = written(kind, place, seconds * ALONE)
         found: dict[str, Any] = {}
         with followed(home, problems, found):
             beside, events, took = written(kind, place, seconds)
@@ -260,11 +261,11 @@ def measure(kind: str, place: str, home: Path, seconds: float, rounds: int, *, q
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="one round of 5 s instead of five of 60 s")
+    parser.add_argument("--quick", action="store_true", help="one round of 5 s instead of three of 100 s")
     parser.add_argument("--only", choices=sorted(WRITERS))
     arguments = parser.parse_args()
     os.environ["PYTHONWARNINGS"] = "ignore"
-    rounds, seconds = (1, 5.0) if arguments.quick else (5, 60.0)
+    rounds, seconds = (1, 5.0) if arguments.quick else (3, 100.0)
     os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     with tempfile.TemporaryDirectory(prefix="lag-") as folder:
         if arguments.only != "postgres":

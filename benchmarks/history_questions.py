@@ -114,7 +114,7 @@ def note(text: str) -> None:
 
 def generate(home: Path, attempts: int) -> int:
     """Fills the history at `home`; the number of attempts."""
-    days = max(LIVE_DAYS + 1, round(attempts / (RUNS_A_DAY * STEPS * 1.04)))
+    days = max(LIVE_DAYS + 1, round(attempts / (RUNS_A_DAY * STEPS * 0.94)))
     today = datetime.now(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
     begun = time.monotonic()
     with writer(home) as history, closing(duckdb.connect()) as maker:
