@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import io
+import json
 import os
 import sys
+from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -116,6 +118,36 @@ def test_what_was_taken_out_and_sealed_days_that_were_replaced_are_gone_for_read
         assert len(everything(theirs)["runs"]) == 6
         assert [row[0] for row in everything(theirs)["forecasts"]] == ["etl"]
         assert theirs.execute("select count(*) from sealed.runs").fetchall() == [(6,)]
+
+
+def test_days_that_are_replaced_and_months_that_are_merged_after_tidying_up_show_once(team: Team, tmp_path: Path) -> None:
+    here, elsewhere = tmp_path / "here", tmp_path / "elsewhere"
+    place = team_place()
+    assert place is not None
+    land(here, *(run(f"{days} days", days_ago=days) for days in range(35, 45)))
+    tidy(place)
+    land(here, run("late", days_ago=36), run("38 days", days_ago=38, outcome="failure"))  # days that are sealed already
+    tidy(place)
+    with writer(here) as written:
+        written.seal(NOW.date())
+    tidy(place)
+    with open_history(elsewhere) as theirs, open_history(here) as ours:
+        assert everything(theirs) == everything(ours)
+        assert len(everything(theirs)["runs"]) == 11
+        assert theirs.execute("select count(*), count(distinct run_id) from sealed.runs").fetchall() == [(11, 11)]
+
+
+def test_control_merging_files_of_days_would_show_rows_twice_and_is_refused(team: Team, tmp_path: Path) -> None:
+    here = tmp_path / "here"
+    place = team_place()
+    assert place is not None
+    land(here, *(run(f"{days} days", days_ago=days) for days in range(5, 8)))
+    with closing(connect_lake(place)) as con:
+        con.execute("CALL ducklake_merge_adjacent_files('history')")  # as somebody may by hand
+        assert con.execute("select count(distinct filename) from sealed.runs").fetchall() == [(1,)]
+    land(here, run("late", days_ago=6))
+    state = json.loads((here / "history.store/team/status.json").read_text())
+    assert "no longer under its name" in json.dumps(state)
 
 
 def forecast(job: str) -> Forecast:

@@ -16,11 +16,13 @@ from uuid import uuid4
 
 import duckdb
 
+from workflows_pkg.errors import SetupError
 from workflows_pkg.history.crash import crash_point
 from workflows_pkg.history.layout import Layout
 from workflows_pkg.history.migrations import applied
 from workflows_pkg.history.publish import sync
-from workflows_pkg.history.schema import BOOKKEEPING, literal, quoted
+from workflows_pkg.history.rollup_records import TABLES
+from workflows_pkg.history.schema import BOOKKEEPING, LIVE, first_row, literal, quoted
 from workflows_pkg.history.team.changes import BASE, FRESH, carry_rows
 from workflows_pkg.history.team.lake import connect_lake
 from workflows_pkg.history.team.objects import carry_files, object_url
@@ -60,11 +62,16 @@ def carry(files: Layout, place: TeamPlace, carried: str | None) -> str:
 
 
 def tidy(place: TeamPlace) -> None:
-    """Now and then: small changes become files, small files larger ones, and what no state of the last day needs is deleted."""
+    """Now and then: small changes become files, small files larger ones, and what no state of the last day needs is deleted.
+
+    Files of finished days stay as they are: the next publication knows them by their names, and the writer merges months itself.
+    """
     with closing(connect_lake(place)) as con:
         con.execute("CALL ducklake_flush_inlined_data('history')")
-        con.execute("CALL ducklake_rewrite_data_files('history')")
-        con.execute("CALL ducklake_merge_adjacent_files('history')")
+        for record_type in TABLES:
+            of_table = f"'history', {literal(record_type.table)}, schema => {literal(LIVE)}"
+            con.execute(f"CALL ducklake_rewrite_data_files({of_table})")
+            con.execute(f"CALL ducklake_merge_adjacent_files({of_table})")
         con.execute(f"CALL ducklake_expire_snapshots('history', older_than => now() - INTERVAL {KEEP_STATES.days} DAY)")
         con.execute("CALL ducklake_cleanup_old_files('history', cleanup_all => true)")
 
@@ -99,7 +106,12 @@ def _carry(con: duckdb.DuckDBPyConnection, files: Layout, place: TeamPlace, gene
             make_tables(con)
         carry_rows(con, has_base=has_base and same_version)
         for (table, file), url in gone.items():
-            con.execute(f"DELETE FROM {SEALED}.{quoted(table)} WHERE filename = ?", [url])
+            (deleted,) = first_row(con.execute(f"DELETE FROM {SEALED}.{quoted(table)} WHERE filename = ?", [url]))
+            if not deleted:  # its rows are there under another name, and would be there twice
+                raise SetupError(
+                    f"The team's history has {url} no longer under its name: somebody merged its files.",
+                    fix="Empty its schema and folder, and publish anew with: workflows history sync",
+                )
             con.execute(f"DELETE FROM {BOOKKEEPING}.sealed_objects WHERE table_name = ? AND file = ?", [table, file])
         for (table, _), url in new.items():
             con.execute(

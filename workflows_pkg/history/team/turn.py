@@ -185,6 +185,12 @@ def _claim(connection: Any, place: TeamPlace, files: Layout) -> None:
             f"The team's history on PostgreSQL at {place.catalogue.place} cannot be written: {explained(place, error)}",
             fix="Grant CREATE on the database to this user.",
         ) from None
+    if found is not None and found[0] != mine and mark.exists():
+        taken = f"{found[2]} on {found[1]} has taken over the team's history at {place.shown}; this home is its writer no more."
+        status = read_status(files, place.shown)
+        since = {"failing_since": status.failing_since or datetime.now(UTC), "reason": taken}
+        write_status(files, status.model_copy(update=since))  # for doctor; without `tried_at`, as no later try can succeed
+        raise SetupError(taken, fix="Sync there; or unset WORKFLOWS_HISTORY here, to go on for this machine alone.")
     if found is not None and found[0] != mine:
         raise SetupError(
             f"The team's history at {place.shown} is written by {found[2]} on {found[1]}, and this is another home.",
