@@ -304,3 +304,16 @@ def test_the_twelve_questions_can_be_asked_by_name(workflows: Call) -> None:
         answered = workflows("history", "ask", *arguments)
         assert answered.code in (1, 2)
         assert said in answered.err
+
+
+def test_empty_instants_and_local_times_are_shown_as_what_they_are(workflows: Call) -> None:
+    workflows("new", "sums")
+    workflows("run", "sums")
+    workflows("history", "sync")
+    sql = (
+        "select null::timestamptz as nothing, null::date as no_day, date '2020-01-01' as day, "
+        "timestamp '2020-01-01 10:30:00' as local union all select null, null, null, null"
+    )
+    lines = workflows("history", "sql", sql).out.splitlines()
+    assert lines[1].split() == ["-", "-", "2020-01-01", "2020-01-01", "10:30:00"]
+    assert lines[2].split() == ["-", "-", "-", "-"]

@@ -92,6 +92,19 @@ def test_a_deadline_that_is_none_is_told_of_and_stops_nothing(
     assert "Its deadline 'tomorrow' is not understood: expected a duration such as 30m" in said.message
 
 
+def test_a_budget_that_is_none_is_told_of_also_of_a_job_that_is_new(
+    instance: dg.DagsterInstance, submit: Submit, beside: ModuleType
+) -> None:
+    wrong = {"workflows/budget_usd": "$0.50", SAID_TAG: "7 o'clock"}
+    for run in (submit(tags=wrong), submit(beside.first_time, tags=wrong)):
+        assert run.status == dg.DagsterRunStatus.QUEUED
+        (said,) = beside.events(instance, run, "ENGINE_EVENT")
+        assert "Its budget '$0.50' is not understood, so it has none: write US dollars as a number, such as 0.50." in said.message
+        assert "Its deadline '7 o'clock' is not understood" in said.message
+    control = submit(beside.first_time, tags={"workflows/budget_usd": "0.50"})
+    assert beside.events(instance, control, "ENGINE_EVENT") == []
+
+
 def test_a_copied_probability_is_not_taken_for_this_runs(submit: Submit, beside: ModuleType) -> None:
     assert submit(tags={MISS_TAG: "1"}).tags[MISS_TAG] == "unknown"
     assert submit(beside.first_time, tags={MISS_TAG: "1", EXPECTED_TAG: "30 s"}).tags[MISS_TAG] == "unknown"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from datetime import datetime
 from functools import partial
@@ -71,7 +72,10 @@ def sync(follow: bool, home: Path | None, as_json: bool) -> None:
             continue
         said = ""
         if result.events or result.ticks or result.backfills or result.quarantined:
-            answer(vars(result), as_json, f"{datetime.now().astimezone():%H:%M:%S} {_landed(result)}")
+            if as_json:
+                click.echo(json.dumps(vars(result)))  # a line each, so that they can be read as they come
+            else:
+                click.echo(f"{datetime.now().astimezone():%H:%M:%S} {_landed(result)}")
 
 
 def _landed(result: SyncResult) -> str:

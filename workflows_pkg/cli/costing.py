@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from workflows_pkg.cli.output import answer, frame_text, home_option, json_option, resolve_home
-from workflows_pkg.errors import SetupError
+from workflows_pkg.errors import NotFound, SetupError
 from workflows_pkg.history.cost import ALWAYS
 from workflows_pkg.history.questions import cost_by_owner_and_month, read
 from workflows_pkg.history.records import UsedRateCard
@@ -76,6 +76,11 @@ def what_if(job: str, every: str, days: float, home: Path | None, as_json: bool)
         raise click.BadParameter(f"{error}.", param_hint="--every") from None
     with open_history(resolve_home(home)) as connection:
         found = less_often(connection, job, apart, datetime.now(UTC), days)
+        known = [
+            name for (name,) in connection.execute("select distinct coalesce(workflow, job_name) from runs order by 1").fetchall()
+        ]
+    if found is None and job not in known:
+        raise NotFound("job", job, known)
     if found is None:
         raise SetupError(
             f"Of '{job}' there are fewer than {LEAST_RUNS} scheduled runs with a known cost in the last {days:g} days.",

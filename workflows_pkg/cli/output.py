@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
-from datetime import date, datetime, timedelta
+from datetime import date, datetime, time, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -110,9 +110,12 @@ def frame_text(frame: pd.DataFrame) -> str:
 
 
 def _cell(value: Any, name: str) -> str:
+    if value is pd.NaT:
+        return "-"
     if isinstance(value, datetime):  # pandas' own instants are ones too
-        # without a zone it is a day, which pandas keeps as its midnight
-        return instant(value) if value.tzinfo is not None else f"{value:%Y-%m-%d}"
+        if value.tzinfo is not None:
+            return instant(value)
+        return f"{value:%Y-%m-%d}" if value.time() == time.min else str(value)  # pandas keeps a day as its midnight
     value = plain(value)
     if value is None:
         return "-"

@@ -27,7 +27,7 @@ from dagster._core.events import EngineEventData
 from dagster._core.run_coordinator import SubmitRunContext
 
 from workflows_pkg.errors import bounded
-from workflows_pkg.orchestration.budget import STEP_COSTS, budget_usd
+from workflows_pkg.orchestration.budget import STEP_COSTS, budget_usd, unreadable_budget
 from workflows_pkg.orchestration.deadline_tags import due_at, unreadable
 from workflows_pkg.orchestration.run_tags import EXPECTED_TAG, MISS_TAG, NONE, OPEN, SAID, STATE_TAG
 from workflows_pkg.prediction.deadline import WARN_FROM, miss_before_start
@@ -81,8 +81,11 @@ def stamp(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
     """
     found = forecast_of_run(instance, Path(instance.root_directory) / FILE, run)
     chosen = None if found is None else _of_this_run(instance, found, run)
+    wrong = [sentence for sentence in (unreadable(run.tags), unreadable_budget(run.tags)) if sentence]
     if found is None or chosen is None:
         forget(instance, run)
+        if wrong:  # a tag is mistyped when it is new, and so is the job then
+            instance.report_engine_event(" ".join(wrong), run)
         return True
     run_time, part = chosen
     now = datetime.now(UTC)
@@ -99,8 +102,7 @@ def stamp(instance: dg.DagsterInstance, run: dg.DagsterRun) -> bool:
     if due is not None and miss is not None:
         said.append(deadline_sentence(due, miss))
         of_limits = {"due_at": due.isoformat(), "deadline_miss_probability": round(miss, 4), "warned": miss >= WARN_FROM}
-    elif wrong := unreadable(run.tags):
-        said.append(wrong)
+    said += wrong
     budget, cost = budget_usd(run.tags), None if part else found.run("cost_usd")
     if budget is not None:
         of_limits |= {"budget_usd": budget, STEP_COSTS: {step: known.p05 for step, known in found.steps("cost_usd").items()}}

@@ -19,14 +19,22 @@ _OVER = frozenset({"completed", "completed_success", "completed_failed", "failed
 """Dagster's `BULK_ACTION_TERMINAL_STATUSES`, in small letters."""
 
 _ERROR_LENGTH = 500
+_UNREADABLE = "What Dagster stored of it could not be read."
 
 
 def changed_backfills(source: Source, source_id: str, landed: Iterable[Backfill]) -> list[Backfill]:
     """Backfills that `landed`, those of history, has not or has otherwise."""
     known = {backfill.backfill_id: backfill for backfill in landed if backfill.source_id == source_id}
     settled = {name: backfill.status.upper() for name, backfill in known.items() if backfill.status in _OVER}
-    found = (backfill_record(source_id, row) for row in source.backfill_rows(settled))
+    found = (_kept(known.get(row.backfill_id), backfill_record(source_id, row)) for row in source.backfill_rows(settled))
     return [backfill for backfill in found if backfill is not None and known.get(backfill.backfill_id) != backfill]
+
+
+def _kept(before: Backfill | None, now: Backfill | None) -> Backfill | None:
+    """What is known now; what was known before with today's status, where Dagster's row has become unreadable meanwhile."""
+    if before is None or now is None or now.error != _UNREADABLE:
+        return now
+    return before.model_copy(update={"status": now.status})
 
 
 def backfill_record(source_id: str, row: BackfillRow) -> Backfill | None:
@@ -35,9 +43,7 @@ def backfill_record(source_id: str, row: BackfillRow) -> Backfill | None:
         loaded = json.loads(row.body or "")
     except (ValueError, RecursionError):
         loaded = None
-    body = _mapping(
-        loaded if isinstance(loaded, dict) else {"error": {"message": "What Dagster stored of it could not be read."}}
-    )
+    body = _mapping(loaded if isinstance(loaded, dict) else {"error": {"message": _UNREADABLE}})
     asked = moment(body.get("backfill_timestamp")) or instant(row.at or "")
     if asked is None:
         return None

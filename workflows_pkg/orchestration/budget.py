@@ -41,6 +41,14 @@ def budget_usd(tags: Mapping[str, str]) -> float | None:
     return usd if 0 <= usd < float("inf") else None
 
 
+def unreadable_budget(tags: Mapping[str, str]) -> str:
+    """A sentence about a budget that is none, with what to write; empty where there is nothing wrong."""
+    text = tags.get(BUDGET_TAG) or tags.get(SAID_TAG)
+    if not text or budget_usd(tags) is not None:
+        return ""
+    return f"Its budget '{bounded(text, 60)}' is not understood, so it has none: write US dollars as a number, such as 0.50."
+
+
 def stop_where_spent(context: dg.OpExecutionContext) -> None:
     """Raises dagster.Failure, which is not retried, where this attempt is not within the run's budget. A budget that cannot be
     followed stops nothing: that is logged.

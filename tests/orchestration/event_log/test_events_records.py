@@ -155,3 +155,9 @@ def test_a_backfill_that_cannot_be_read_hides_no_other(home: Path, instance: dg.
     assert {name: row.job_name for name, row in found.items()} == {"good": "nightly", "torn": None, "odd": None}
     assert {row.error for name, row in found.items() if name != "good"} == {"What Dagster stored of it could not be read."}
     assert sync_events(home, home).backfills == 0
+
+    with storage.connect() as connection:  # what was known of it stays
+        connection.exec_driver_sql("update bulk_actions set body = '{', status = 'CANCELED' where key = 'good'")
+    assert sync_events(home, home).backfills == 1
+    good = backfills(home)["good"]
+    assert (good.status, good.job_name, good.partition_count, good.error) == ("canceled", "nightly", 2, None)
