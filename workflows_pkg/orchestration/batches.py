@@ -308,6 +308,10 @@ class _Log:
             out_of_order=plan.source.out_of_order,
             closing=self._over,
             begun=self._cursor is not None and not self._cursor.complete and self._before.window is None,
+            resting=run.status in _OVER
+            and not self._over
+            and self._before.window is not None
+            and self._before.updated == run.updated,
             now=plan.now.timestamp(),
         )
         self.skipped = bool(self._before.broken) and self._before.broken == plan.source.log_state(run.run_id)

@@ -7,8 +7,10 @@ by instance, run, number and hash.
 PostgreSQL gives out numbers before it commits, so a smaller number can appear after a larger one was read. There a `Window` stays
 open behind the position: the rows in it are read again each time and summed up, and where the sum is another one, a row came late and
 all of the window is landed again. A row leaves the window when it was read at least `OVERLAP` ago, and once more, when a run
-is taken as read to the end, all of its log is landed again. So a row is lost only where its transaction stayed open for `OVERLAP`
-while others of its run committed, and for the grace after the end of the run; each of Dagster's is one INSERT that commits by itself.
+is taken as read to the end, all of its log is landed again. Between the end of a run and that last look its window
+rests: only what follows the position is read, since a busy instance has thousands of such runs. So a row is lost only where its
+transaction stayed open for `OVERLAP` while others of its run committed, and for the grace after the end of the run; each of Dagster's
+is one INSERT that commits by itself.
 SQLite has one writer at a time and gives out the next number under its lock: there is no window.
 """
 
@@ -87,16 +89,22 @@ class Reading:
     out_of_order: the source may show a row after one with a larger number.
     closing: this is the last look at a run that is over.
     begun: a last look was begun before and stopped at `before`, since a log may be longer than what one call lands.
+    resting: the run is over and was read since, and the last look is still to come; its window is kept and not read.
     now: seconds since 1970.
     """
 
-    def __init__(self, before: Position, *, out_of_order: bool, closing: bool, begun: bool, now: float) -> None:
+    def __init__(
+        self, before: Position, *, out_of_order: bool, closing: bool, begun: bool, now: float, resting: bool = False
+    ) -> None:
         self._before = before
-        self._windowed = out_of_order and not closing
+        self._windowed = out_of_order and not closing and not resting
+        self._resting = resting
         self._now = now
         goes_on = begun if closing else before.window is not None
         if not before.event_id or (out_of_order and not goes_on):
             self._anew()
+        elif resting:
+            self._on(None)
         else:
             self._on(before.window)
 
@@ -132,7 +140,9 @@ class Reading:
     def position(self, *, updated: str, broken: str = "") -> Position:
         """Behind the rows taken so far."""
         event_id, digest = self._reached
-        return Position(event_id, digest, updated, broken=broken, window=self._next_window(event_id) if self._windowed else None)
+        # a window that rested has other sums than its rows where some were added: then it is landed again, which changes nothing
+        window = self._before.window if self._resting else self._next_window(event_id) if self._windowed else None
+        return Position(event_id, digest, updated, broken=broken, window=window)
 
     def _anew(self) -> None:
         """All of the log is wanted, and all of it is landed."""

@@ -17,6 +17,7 @@ from workflows_pkg.history.store import open_history
 from workflows_pkg.orchestration import batches, positions
 from workflows_pkg.orchestration.events import sync_events
 from workflows_pkg.orchestration.positions import OVERLAP, Position, Reading
+from workflows_pkg.orchestration.sources import Source
 from workflows_pkg.orchestration.sources.rows import Rows
 
 
@@ -133,6 +134,51 @@ def test_what_came_later_than_the_window_is_landed_when_the_run_is_over(
         ((position, complete),) = con.execute("select position, complete from cursors where shard = ?", [run_id]).fetchall()
     assert complete
     assert "window" not in json.loads(position)
+
+
+def test_between_its_end_and_the_last_look_a_run_is_read_from_its_last_row_on(
+    postgres: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = open_run(postgres)
+    sync_events(postgres.where, tmp_path)
+    asked: list[int] = []
+    pieces = Source.log_pieces
+
+    def listened(self: Source, wanted: Any, limit: int, limit_bytes: int) -> Any:
+        asked.extend(start for one, start in wanted if one == run_id)
+        return pieces(self, wanted, limit, limit_bytes)
+
+    monkeypatch.setattr(Source, "log_pieces", listened)
+
+    def ended(ago: timedelta) -> None:
+        moment = datetime.now(UTC) - ago
+        postgres.sql(
+            "update runs set status = 'SUCCESS', end_time = %s, update_timestamp = now() where run_id = %s",
+            (moment.timestamp(), run_id),
+        )
+
+    with closing(psycopg2.connect(postgres.where)) as slow, closing(psycopg2.connect(postgres.where)) as quick:
+        with slow.cursor() as cursor:
+            another(cursor, run_id)  # not committed yet
+        with quick.cursor() as cursor:
+            late = another(cursor, run_id)
+        quick.commit()
+        ended(timedelta(seconds=1))
+        assert sync_events(postgres.where, tmp_path).events == 1
+        first = min(stored(postgres, run_id))
+        assert asked[-1] <= first, "its window is looked at once more after its end"
+        slow.commit()
+        with quick.cursor() as cursor:
+            last = another(cursor, run_id)  # its process says good-bye
+        quick.commit()
+    assert sync_events(postgres.where, tmp_path).events == 1
+    assert asked[-1] == late
+    assert numbers(tmp_path, run_id)[-1] == last
+    assert sync_events(postgres.where, tmp_path).events == 0
+    assert asked[-1] == last
+    ended(batches.GRACE + timedelta(seconds=5))
+    assert sync_events(postgres.where, tmp_path).events == 1, "the late row, at the last look"
+    assert numbers(tmp_path, run_id) == stored(postgres, run_id)
 
 
 def test_numbers_used_again_after_a_run_was_deleted_are_landed(copied: Callable[[str], Any], tmp_path: Path) -> None:
