@@ -125,7 +125,7 @@ def test_what_less_often_would_have_cost(tmp_path: Path, workflows: Call) -> Non
     assert "They cost $20.00." in said
     assert "costs the same however long ago the last was: $10.00." in said
     assert workflows("cost", "what-if", "hourly", "--every", "2h", "--json").value["same_usd"] == 10.0
-    assert "fewer than 10 scheduled runs" in workflows("cost", "what-if", "hourlyy", "--every", "2h").err
+    assert "There is no job 'hourlyy'. Did you mean 'hourly'?" in workflows("cost", "what-if", "hourlyy", "--every", "2h").err
     assert workflows("cost", "what-if", "hourly", "--every", "soon").code == 2
 
 
