@@ -22,7 +22,7 @@ from workflows_pkg.history.store import open_history, query
 from workflows_pkg.orchestration.events import SyncResult, sync_events
 
 FOLLOW_EVERY_S = 0.5
-"""Pause between two looks at the instance: one that finds nothing takes some 20 ms of one core."""
+"""Pause between two looks at the instance: one that finds nothing takes some 50 ms of one core on PostgreSQL."""
 
 FOLLOW_AGAIN_S = 5.0
 """Pause after a look that failed."""
@@ -44,7 +44,7 @@ history.add_command(import_)
 
 
 @history.command()
-@click.option("--follow", is_flag=True, help="Go on until Ctrl-C: what happens is in history within a second or two.")
+@click.option("--follow", is_flag=True, help="Go on until Ctrl-C: what happens is in history within seconds.")
 @home_option
 @json_option
 def sync(follow: bool, home: Path | None, as_json: bool) -> None:
