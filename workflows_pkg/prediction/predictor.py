@@ -23,7 +23,9 @@ class Submitted:
     `id` joins it to its outcome; negative for a question that nothing will follow. `at`: seconds since 1970 UTC, or the place in the
     order where a trace has no times. `tag`: sample or partition, the same over runs. `kind`: what performs the step, shared by steps of
     several workflows. `size`: bytes read, as far as known before. `retry`: failed attempts of the same step instance that had ended by
-    then. `figures` and `words`: whatever else is known before, by the name of its column.
+    then. `figures` and `words`: whatever else is known before, by the name of its column. `machine_factor`: how many times as long as usual
+    it takes on the machine it is known to go to, as far as that is known before, from benchmarks; `machine_spread`: the standard deviation
+    of the factor's logarithm.
     """
 
     id: int
@@ -38,6 +40,8 @@ class Submitted:
     memory_requested_bytes: float = math.nan
     figures: Mapping[str, float] = field(default_factory=lambda: _NOTHING)
     words: Mapping[str, str] = field(default_factory=lambda: _NOTHING)
+    machine_factor: float = 1.0
+    machine_spread: float = 0.0
 
     @property
     def key(self) -> tuple[str, str]:

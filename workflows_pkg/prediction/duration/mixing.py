@@ -3,6 +3,10 @@
 Exponentially weighted averages of experts (Cesa-Bianchi and Lugosi, "Prediction, Learning, and Games", 2006, chapter 2), with experts
 that may have nothing to say. The loss is absolute, since the sum of absolute errors over the sum of truths is what is to be small, in
 units of the step's typical error.
+
+An attempt that repeats one seen before is another question than one that is new: what was right about the fourth of five repeats is no
+guide to the next setting. So losses are kept apart by how close a precedent the attempt has, its `precedent`; those at the others count
+too, the less the more there are at its own.
 """
 
 from __future__ import annotations
@@ -21,12 +25,13 @@ CAP = 3.0
 """Losses above this, in units of the step's typical error, count as this: one stray value must not choose the expert."""
 _KEEP_STEP, _KEEP_ALL = 0.98, 0.998
 """Weight of a loss after each further one: about the newest 50 of a step and 500 of all decide."""
-_PRIOR = 16.0
-"""Losses that the experience of all steps counts for against a step's own."""
 _PRIOR_ALL = 100.0
 """Losses that `start` counts for against the experience of all steps."""
-SHARPNESS = 60.0
-"""Chosen among 30, 60 and 100 on public traces: seven of eight selections that leave out a family of traces choose it; one, 30."""
+_ELSEWHERE = 2.0
+"""Own losses from which those at other precedents count half: with 2 and 8 the figures on public traces are about the same, with 0 and 30
+worse."""
+SHARPNESS, PRIOR = 60.0, 12.0
+"""Chosen on public traces. `PRIOR`: losses that the experience of all steps counts for against a step's own."""
 
 
 @dataclass(slots=True)
@@ -47,37 +52,57 @@ class _Trust:
 
 
 class Mixer:
-    """Weighs experts; `start`: mean losses of each by number of values known (rows: `BINS`), before anything is seen."""
+    """Weighs experts; `start`: mean losses of each by number of values known (rows: `BINS`), before anything is seen.
 
-    def __init__(self, start: Sequence[Sequence[float]], sharpness: float = SHARPNESS, cap: float = CAP) -> None:
+    `precedents`: how many kinds of precedent are told apart, numbered from 0.
+    """
+
+    def __init__(
+        self,
+        start: Sequence[Sequence[float]],
+        precedents: int = 1,
+        *,
+        sharpness: float = SHARPNESS,
+        cap: float = CAP,
+        prior: float = PRIOR,
+    ) -> None:
         self._sharpness = sharpness
         self._cap = cap
+        self._prior = prior
         self._nothing = [0.0] * len(start[0])
-        self._all = [_Trust([loss * _PRIOR_ALL for loss in row], [_PRIOR_ALL] * len(row)) for row in start]
-        self._steps: dict[object, _Trust] = {}
+        self._all = [
+            [_Trust([loss * _PRIOR_ALL for loss in row], [_PRIOR_ALL] * len(row)) for _ in range(precedents)] for row in start
+        ]
+        self._steps: dict[object, dict[int, _Trust]] = {}
 
-    def weights(self, keys: Sequence[object], known: np.ndarray, opinions: np.ndarray) -> np.ndarray:
+    def weights(
+        self, keys: Sequence[object], known: np.ndarray, opinions: np.ndarray, precedents: np.ndarray | None = None
+    ) -> np.ndarray:
         """A row of weights per row of opinions, adding up to 1; 0 for who says nothing. `known`: values of the step, per row."""
+        own = np.zeros(len(known), int) if precedents is None else precedents
         place = np.searchsorted(BINS, known, side="right")
-        common = (np.array([one.loss for one in self._all]) / np.array([one.weight for one in self._all]))[place]
-        trusts = [self._steps.get(key) for key in keys]
-        loss = np.array([self._nothing if trust is None else trust.loss for trust in trusts])
-        weight = np.array([self._nothing if trust is None else trust.weight for trust in trusts])
-        mean = (loss + _PRIOR * common) / (weight + _PRIOR)
-        certain = np.sqrt((weight.max(axis=1, keepdims=True) + _PRIOR) / _PRIOR)
+        common_loss, common_weight = (
+            np.array([[getattr(one, name) for one in row] for row in self._all]) for name in ("loss", "weight")
+        )
+        common = (common_loss / common_weight)[place, own]
+        trusts = [self._trusted(key, kind) for key, kind in zip(keys, own.tolist(), strict=True)]
+        loss, weight = np.array([one for one, _ in trusts]), np.array([one for _, one in trusts])
+        mean = (loss + self._prior * common) / (weight + self._prior)
+        certain = np.sqrt((weight.max(axis=1, keepdims=True) + self._prior) / self._prior)
         score = np.where(np.isnan(opinions), np.inf, mean)
         score -= score.min(axis=1, keepdims=True)
         found = np.exp(-self._sharpness * certain * score)
         return found / found.sum(axis=1, keepdims=True)
 
-    def learn(self, key: object, known: int, losses: Sequence[float], share: float) -> None:
+    def learn(self, key: object, known: int, losses: Sequence[float], share: float, precedent: int = 0) -> None:
         """The losses of the experts on one attempt, NaN for who said nothing; it counts `share` of a full one."""
-        trust = self._steps.get(key)
-        if trust is None:
-            trust = self._steps[key] = _Trust(self._nothing.copy(), self._nothing.copy())
         spoke = sorted(loss for loss in losses if loss == loss)
         if not spoke:
             return
+        step = self._steps.setdefault(key, {})
+        trust = step.get(precedent)
+        if trust is None:
+            trust = step[precedent] = _Trust(self._nothing.copy(), self._nothing.copy())
         keep = 1 - (1 - _KEEP_STEP) * share
         trust.size = trust.size * keep + spoke[len(spoke) // 2] * share
         trust.size_weight = trust.size_weight * keep + share
@@ -86,4 +111,21 @@ class Mixer:
         mean = sum(min(loss * unit, cap) for loss in spoke) / len(spoke)
         relative = [min(loss * unit, cap) - mean if loss == loss else loss for loss in losses]
         trust.add(relative, share, keep)
-        self._all[bisect_right(BINS, known)].add(relative, share, 1 - (1 - _KEEP_ALL) * share)
+        self._all[bisect_right(BINS, known)][precedent].add(relative, share, 1 - (1 - _KEEP_ALL) * share)
+
+    def _trusted(self, key: object, precedent: int) -> tuple[list[float], list[float]]:
+        """Sums of losses and of what they count for one attempt, those at other precedents included."""
+        step = self._steps.get(key)
+        if step is None:
+            return self._nothing, self._nothing
+        own = step.get(precedent)
+        if own is not None and len(step) == 1:
+            return own.loss, own.weight
+        loss, weight = (own.loss.copy(), own.weight.copy()) if own is not None else (self._nothing.copy(), self._nothing.copy())
+        share = _ELSEWHERE / (_ELSEWHERE + max(weight))
+        for kind, other in step.items():
+            if kind != precedent:
+                for place, value in enumerate(other.loss):
+                    loss[place] += share * value
+                    weight[place] += share * other.weight[place]
+        return loss, weight

@@ -33,11 +33,23 @@ _MOST_PARTS = 6
 EXPERTS = (
     "last", "mean_of_2", "median", "median_of_10", "median_of_30", "smoothed", "line", "log_line", "stiff_log_line", "nearest_sizes",
     "proportional", "same_figures", "same_size", "same_tag", "related_tags", "same_weekday", "run_name", "tag_effect", "twins", "ridge",
-    "figures_line", "forest",
+    "figures_line", "forest", "gaussian_process",
 )  # fmt: skip
-"""Every expert by name. The last two come from `fitted`, the three before them from `effects`, which knows other steps too."""
+"""Every expert by name. The last comes from `settings`, the two before it from `fitted`, the three before those from `effects`, which knows
+other steps too."""
 OWN = 17
 """How many of them rest on the step's own history."""
+PRECEDENTS = 3
+"""Kinds of precedent: none, an attempt with the same size or tag, one with all the same figures."""
+_SAME_FIGURES, _SAME_SIZE, _SAME_TAG = (EXPERTS.index(name) for name in ("same_figures", "same_size", "same_tag"))
+
+
+def precedent(opinions: list[float]) -> int:
+    """How close a precedent an attempt has in the history of its step, told by which experts have a basis; see `PRECEDENTS`."""
+    if opinions[_SAME_FIGURES] == opinions[_SAME_FIGURES]:
+        return 2
+    same = opinions[_SAME_SIZE] == opinions[_SAME_SIZE] or opinions[_SAME_TAG] == opinions[_SAME_TAG]
+    return 1 if same else 0
 
 
 class StepHistory:

@@ -13,7 +13,8 @@ from workflows_pkg.prediction.duration.effects import EFFECTS, Effects, Seen
 from workflows_pkg.prediction.duration.fitted import Fitted
 from workflows_pkg.prediction.duration.intervals import CANDIDATES, REACH, Intervals
 from workflows_pkg.prediction.duration.mixing import BINS, Mixer
-from workflows_pkg.prediction.duration.opinions import BEYOND, EXPERTS, NAN, Facts, PartsOf, StepHistory
+from workflows_pkg.prediction.duration.opinions import BEYOND, EXPERTS, NAN, PRECEDENTS, Facts, PartsOf, StepHistory, precedent
+from workflows_pkg.prediction.duration.settings import Settings
 from workflows_pkg.prediction.duration.window import Window
 from workflows_pkg.prediction.predictor import Finished, Submitted
 
@@ -49,6 +50,7 @@ _START = {
     # not measured as the others were: no better than the mean at first, as good as the nearest sizes once there are many values
     "figures_line": (0.0, 0.0, 0.0, 0.0, 0.0),
     "forest": (0.0, 0.0, -0.1, -0.15, -0.2),
+    "gaussian_process": (0.0, 0.0, -0.1, -0.15, -0.2),
 }
 BORROWED = ("same_kind_in_workflow", "same_kind", "workflow", "everything")
 """Where a forecast of a step without history comes from, the closest first."""
@@ -60,6 +62,8 @@ what they would have said from nearly nothing tells little about them."""
 _LATE_SHARE = 0.3
 """How much such an answer counts, whatever ends with it: what has just ended beside it makes it easier."""
 _MOST_PENDING = 200_000
+_NORMAL_95 = 1.645
+"""The 95 % quantile of the normal distribution."""
 _BORROWED = 300
 
 
@@ -100,7 +104,8 @@ class DurationPredictor:
         self._parts = PartsOf()
         self._effects = Effects()
         self._fitted: dict[tuple[str, str], Fitted] = {}
-        self._mixer = Mixer([[_START[name][place] for name in EXPERTS] for place in range(len(BINS) + 1)])
+        self._settings: dict[tuple[str, str], Settings] = {}
+        self._mixer = Mixer([[_START[name][place] for name in EXPERTS] for place in range(len(BINS) + 1)], PRECEDENTS)
         self._intervals = Intervals()
         self._pending: dict[int, _Pending | None] = {}
         self._wider: dict[object, Window] = {}
@@ -137,6 +142,7 @@ class DurationPredictor:
             history = self._steps.get(one.key)
             if history is None:
                 answers[row] = self._borrowed(one)
+                answers[row, :3] = _on_machines([one], np.log(answers[row : row + 1, :3]))
                 if one.id >= 0:
                     self._pending[one.id] = None
                 continue
@@ -154,7 +160,7 @@ class DurationPredictor:
         keys = [one.key for one in asked]
         known = np.array([history.count for history in histories])
         said = np.array(opinions)
-        weights = self._mixer.weights(keys, known, said)
+        weights = self._mixer.weights(keys, known, said, np.array([precedent(one) for one in opinions]))
         middle = (weights * np.where(np.isnan(said), 0.0, said)).sum(axis=1)
         both = [
             self._intervals.candidates(one, fact, history, float(value))
@@ -163,7 +169,7 @@ class DurationPredictor:
         lows, highs = np.array([low for low, _ in both]), np.array([high for _, high in both])
         shown = np.array([history.limits(fact.x, REACH) for history, fact in zip(histories, facts, strict=True)])
         low, high = self._intervals.ends(keys, known, middle, lows, highs, shown)
-        answers[warm, :3] = np.exp(np.column_stack([low, middle, high]))
+        answers[warm, :3] = _on_machines(asked, np.column_stack([low, middle, high]))
         answers[warm, 3], answers[warm, 4] = known, weights.argmax(axis=1)
         for place, one in enumerate(asked):
             if one.id >= 0:
@@ -196,16 +202,17 @@ class DurationPredictor:
         others, seen = self._effects.opinions(one, facts, own, history)
         fitted = self._fitted.get(one.key)
         if fitted is None:
-            return [*own, *others, NAN, NAN], seen, None
+            return [*own, *others, NAN, NAN, NAN], seen, None
         described = fitted.described(one)
         low, high = history.limits(facts.x, BEYOND)
-        said = [min(max(value, low), high) if value == value else NAN for value in fitted.opinions(described)]
+        new = [*fitted.opinions(described), self._settings[one.key].opinion(one)]
+        said = [min(max(value, low), high) if value == value else NAN for value in new]
         return [*own, *others, *said], seen, described
 
     def _learn(self, one: Submitted, value: float, asked: bool, pending: _Pending | None, share: float) -> None:
         if self._whole and value != round(value):
             self._whole = False
-        value = max(value, _HALF if self._whole else self._floor)
+        value = max(value, _HALF if self._whole else self._floor) / one.machine_factor
         log = math.log(value)
         history = self._steps.get(one.key)
         facts = pending.facts if pending is not None else Facts(one, self._parts)
@@ -223,15 +230,18 @@ class DurationPredictor:
             else:
                 opinions, seen, _ = self._opinions(one, facts, history)
                 share = _LATE_SHARE
-            self._mixer.learn(one.key, known, [abs(math.exp(said) - value) for said in opinions], share)
+            losses = [abs(math.exp(said) - value) for said in opinions]
+            self._mixer.learn(one.key, known, losses, share, precedent(opinions))
         history.add(one, value, log, facts)
         self._effects.add(one, log, facts, seen, history)
         if facts.figures is not None:
             fitted = self._fitted.get(one.key)
             if fitted is None:
                 fitted = self._fitted[one.key] = Fitted(one)
+                self._settings[one.key] = Settings(one)
             described = pending.described if pending is not None and pending.described is not None else fitted.described(one)
             fitted.add(one, described, log)
+            self._settings[one.key].add(one, log)
         for group in self._surroundings(one):
             window = self._wider.get(group)
             if window is None:
@@ -253,3 +263,15 @@ class DurationPredictor:
                 place = len(EXPERTS) + 3 - len(group)
                 return [math.exp(low - margin), math.exp(middle), math.exp(high + margin), 0.0, place]
         return [NAN, NAN, NAN, 0.0, NAN]
+
+
+def _on_machines(submitted: Sequence[Submitted], logs: np.ndarray) -> np.ndarray:
+    """Quantiles where each attempt will run, from logarithms of what it would take on the usual machine.
+
+    The error of the factor is independent of that of the forecast, so the squares of their distances add up.
+    """
+    low, middle, high = logs.T
+    factor = np.log([one.machine_factor for one in submitted])
+    apart = _NORMAL_95 * np.array([one.machine_spread for one in submitted])
+    low, high = middle - np.hypot(middle - low, apart), middle + np.hypot(high - middle, apart)
+    return np.exp(np.column_stack([low, middle, high]) + factor[:, None])

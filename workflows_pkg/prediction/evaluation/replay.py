@@ -80,11 +80,14 @@ def submissions(trace: Trace) -> list[Submitted]:
     words = trace.words.to_dict("records") if len(trace.words.columns) else [{}] * len(rows)
     columns = [
         [text if isinstance(text, str) else None for text in rows[name]] if name in ("tag", "kind") else rows[name].to_list()
-        for name in ("workflow", "step", "run_id", "submitted_s", "tag", "kind", "size", "retry", "memory_requested_bytes")
-    ]
+        for name in (
+            "workflow", "step", "run_id", "submitted_s", "tag", "kind", "size", "retry", "memory_requested_bytes",
+            "machine_factor", "machine_spread",
+        )
+    ]  # fmt: skip
     return [
-        Submitted(place, workflow, step, run, at, tag, kind, size, retry, requested, figure, word)
-        for place, (workflow, step, run, at, tag, kind, size, retry, requested, figure, word) in enumerate(
+        Submitted(place, workflow, step, run, at, tag, kind, size, retry, requested, figure, word, factor, spread)
+        for place, (workflow, step, run, at, tag, kind, size, retry, requested, factor, spread, figure, word) in enumerate(
             zip(*columns, figures, words, strict=True)
         )
     ]

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 
 from workflows_pkg.errors import SetupError, bounded, suggestion
+from workflows_pkg.prediction.evaluation.machines import beside
 from workflows_pkg.prediction.rows import Connection, Frame, attempts, instants, numbers
 
 SUFFIXES = (".parquet", ".csv")
@@ -70,7 +71,7 @@ _OUTCOME_AFTER_S = 3600.0
 
 ROW_COLUMNS = (
     "workflow", "step", "run_id", "tag", "kind", "size", "memory_requested_bytes", "retry",
-    "submitted_s", "finished_s", "value", "peak_memory_bytes", "failed",
+    "submitted_s", "finished_s", "value", "peak_memory_bytes", "failed", "machine_factor", "machine_spread",
 )  # fmt: skip
 
 
@@ -79,7 +80,9 @@ class Trace:
     """One recorded history. `rows`: one per attempt in order of submission, columns `ROW_COLUMNS`, index 0, 1, 2, …
 
     `submitted_s` and `finished_s`: seconds since 1970, or places in the order of the runs or rows where `clock` says so; `finished_s` is
-    missing while an attempt is open. `value`: run time of a successful attempt in seconds. `failed`: 1, 0 or missing. `figures` and
+    missing while an attempt is open. `value`: run time of a successful attempt in seconds. `failed`: 1, 0 or missing. `machine_factor` and
+    `machine_spread`: as in `Submitted`; 1 and 0 but where benchmarks lie beside the trace and rows are labelled train-… and test, since
+    only there the machine is part of the question. `figures` and
     `words`: what else was known before, one row per row. `least_s`: the shortest time scored. `refused`: columns that are outcomes.
     """
 
@@ -217,6 +220,7 @@ def _trace(name: str, table: Frame, path: Path, size: str | None) -> Trace:
     peak = next((column for column in _PEAKS if column in table), None)
     rows["peak_memory_bytes"] = numbers(table[peak]) if peak else np.nan
     rows["failed"] = _failed(table)
+    rows["machine_factor"], rows["machine_spread"] = _machines(rows, table, path)
     rows["value"] = took.where(rows["failed"] == 0)
     rows["run_time_s"] = took
     clock = _times(rows, table, took, target is not None)
@@ -239,6 +243,18 @@ def _by_label(table: Frame) -> Iterator[tuple[str, Frame]]:
         if "machine" in table and (table["machine"] == _AT_HAND).any():
             learned &= table["machine"] == _AT_HAND
         yield f"/{name}", table[learned | (labels == "test")].reset_index(drop=True)
+
+
+def _machines(rows: Frame, table: Frame, path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Factor and spread of every row."""
+    ones, zeros = np.ones(len(rows)), np.zeros(len(rows))
+    if "machine" not in table or "label" not in table or not (table["machine"] == _AT_HAND).any():
+        return ones, zeros
+    known = beside(path, _AT_HAND)
+    if known is None:
+        return ones, zeros
+    found = [known.factor(*row) for row in zip(rows["workflow"], rows["step"], table["machine"].astype(str), strict=True)]
+    return np.array([factor for factor, _ in found]), np.array([spread for _, spread in found])
 
 
 def _numbered(table: Frame) -> bool:
