@@ -178,3 +178,17 @@ def test_a_line_is_least_squares():
     for one, other in zip(x, y, strict=True):
         line.add(one, other)
     assert line.at(2.0) == pytest.approx(np.polyval(np.polyfit(x, y, 1), 2.0))
+
+
+def test_zeros_of_a_clock_of_whole_seconds_stand_for_half_a_second_also_beside_a_stray_fraction():
+    """A zero taken for a millisecond would make the logarithms of a step vary by three orders of magnitude."""
+    rng = np.random.default_rng(11)
+    values = [float(rng.integers(0, 2)) for _ in range(200)]
+
+    def low(fractions: float) -> float:
+        shown = [value + 0.004 if rng.uniform() < fractions else value for value in values]
+        predictor, _, _ = _replayed((Submitted(n, "etl", "load", f"r{n}", float(n)), value) for n, value in enumerate(shown))
+        return float(_asked(predictor)[0])
+
+    assert low(fractions=0.03) > 0.1
+    assert low(fractions=0.5) < 0.1, "control: a clock that tells fractions means its zeros"

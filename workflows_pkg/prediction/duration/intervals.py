@@ -32,7 +32,7 @@ REACH = 0.4
 """An end lies within a factor of one and a half of what the step has shown: a guess from other steps must not answer days for seconds."""
 _FACTOR = 0.35
 _EQUAL = 1e-9
-_SHARPNESS, _CAP, _PRIOR = 6.0, 20.0, 16.0
+_SHARPNESS, _CAP = 6.0, 20.0
 """Softer and with larger losses than for the middle: what an interval costs is decided by rare misses."""
 _START = ((0.0, 0.0, 0.0, 0.0, 0.0), (0.0, 0.0, 0.0, 0.0, 0.0), (-0.2, 0.0, 0.0, 0.0, -0.1)) + ((-0.6, -0.1, 0.0, 0.0, 0.0),) * 2
 """Mean losses before anything is seen, by number of values known: the quantiles of a long history are hard to beat."""
@@ -50,8 +50,7 @@ class Intervals:
 
     def __init__(self) -> None:
         start = _START
-        low, high = (Mixer(start, sharpness=_SHARPNESS, cap=_CAP, prior=_PRIOR) for _ in range(2))
-        self._ends = low, high
+        self._ends = (Mixer(start, sharpness=_SHARPNESS, cap=_CAP), Mixer(start, sharpness=_SHARPNESS, cap=_CAP))
         self._steps: dict[tuple[str, str], _Errors] = {}
         self._scaled = [Window(500) for _ in range(len(BINS) + 1)]
         self._stretch = [[0.0, 0.0] for _ in range(len(BINS) + 1)]

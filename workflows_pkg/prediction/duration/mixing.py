@@ -30,8 +30,9 @@ _PRIOR_ALL = 100.0
 _ELSEWHERE = 2.0
 """Own losses from which those at other precedents count half: with 2 and 8 the figures on public traces are about the same, with 0 and 30
 worse."""
-SHARPNESS, PRIOR = 60.0, 12.0
-"""Chosen on public traces. `PRIOR`: losses that the experience of all steps counts for against a step's own."""
+_PRIOR = 12.0
+"""Losses that the experience of all steps counts for against a step's own; chosen on public traces, as is the next."""
+SHARPNESS = 60.0
 
 
 @dataclass(slots=True)
@@ -64,11 +65,9 @@ class Mixer:
         *,
         sharpness: float = SHARPNESS,
         cap: float = CAP,
-        prior: float = PRIOR,
     ) -> None:
         self._sharpness = sharpness
         self._cap = cap
-        self._prior = prior
         self._nothing = [0.0] * len(start[0])
         self._all = [
             [_Trust([loss * _PRIOR_ALL for loss in row], [_PRIOR_ALL] * len(row)) for _ in range(precedents)] for row in start
@@ -87,8 +86,8 @@ class Mixer:
         common = (common_loss / common_weight)[place, own]
         trusts = [self._trusted(key, kind) for key, kind in zip(keys, own.tolist(), strict=True)]
         loss, weight = np.array([one for one, _ in trusts]), np.array([one for _, one in trusts])
-        mean = (loss + self._prior * common) / (weight + self._prior)
-        certain = np.sqrt((weight.max(axis=1, keepdims=True) + self._prior) / self._prior)
+        mean = (loss + _PRIOR * common) / (weight + _PRIOR)
+        certain = np.sqrt((weight.max(axis=1, keepdims=True) + _PRIOR) / _PRIOR)
         score = np.where(np.isnan(opinions), np.inf, mean)
         score -= score.min(axis=1, keepdims=True)
         found = np.exp(-self._sharpness * certain * score)

@@ -12,7 +12,7 @@ from bisect import bisect_left, insort
 from collections.abc import Hashable
 from datetime import date
 
-from workflows_pkg.prediction.duration.window import Line, Mean, Window, middle
+from workflows_pkg.prediction.duration.window import MOST, Line, Mean, Window, middle
 from workflows_pkg.prediction.predictor import Submitted
 
 NAN = math.nan
@@ -53,15 +53,16 @@ def precedent(opinions: list[float]) -> int:
 
 
 class StepHistory:
-    """What one step has shown: its values and sizes, and groups of its attempts."""
+    """What one step has shown: its values and sizes, and groups of its attempts. `whole`: the share of values that were whole numbers."""
 
     __slots__ = (
         "by_figures", "by_run_name", "by_size", "by_tag", "by_tag_part", "by_weekday", "line", "log_line",
-        "outer", "ratios", "said", "smooth", "values", "x_high", "x_low",
+        "outer", "ratios", "said", "smooth", "values", "whole", "x_high", "x_low",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.values = Window()
+        self.whole = Mean(1.0 / MOST)
         self.smooth = Mean(0.3)
         self.line = Line()
         self.log_line = Line()

@@ -21,7 +21,8 @@ from workflows_pkg.prediction.predictor import Finished, Submitted
 FLOOR = 1e-3
 """Seconds below which two run times are not told apart: clocks and process start-up are no finer. Logarithms start here."""
 _HALF = 0.5
-"""Where every value so far is a whole number, a zero stands for anything below one."""
+"""Where nearly all values of a step are whole numbers, a zero stands for anything below one."""
+_NEARLY_ALL = 0.9
 
 # Mean losses of the experts by number of values known (1, 2-4, 5-19, 20-59, 60 and more), in units of the typical expert's, beside the
 # mean of all: over twelve public traces, each step counting once; 20-59 lies between its neighbours. Left out one family of traces at a
@@ -99,7 +100,7 @@ class DurationPredictor:
 
     def __init__(self, floor: float = FLOOR) -> None:
         self._floor = floor
-        self._whole = floor == FLOOR
+        self._seconds = floor == FLOOR
         self._steps: dict[tuple[str, str], StepHistory] = {}
         self._parts = PartsOf()
         self._effects = Effects()
@@ -210,11 +211,11 @@ class DurationPredictor:
         return [*own, *others, *said], seen, described
 
     def _learn(self, one: Submitted, value: float, asked: bool, pending: _Pending | None, share: float) -> None:
-        if self._whole and value != round(value):
-            self._whole = False
-        value = max(value, _HALF if self._whole else self._floor) / one.machine_factor
-        log = math.log(value)
         history = self._steps.get(one.key)
+        whole = value == round(value)
+        in_seconds = self._seconds and (whole if history is None else history.whole.mean >= _NEARLY_ALL)
+        value = max(value, _HALF if in_seconds else self._floor) / one.machine_factor
+        log = math.log(value)
         facts = pending.facts if pending is not None else Facts(one, self._parts)
         seen: Seen | None = None
         if history is None:
@@ -233,6 +234,7 @@ class DurationPredictor:
             losses = [abs(math.exp(said) - value) for said in opinions]
             self._mixer.learn(one.key, known, losses, share, precedent(opinions))
         history.add(one, value, log, facts)
+        history.whole.add(float(whole))
         self._effects.add(one, log, facts, seen, history)
         if facts.figures is not None:
             fitted = self._fitted.get(one.key)
