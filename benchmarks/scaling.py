@@ -31,9 +31,11 @@ from workflows_pkg.prediction.demand.work import Work, by_minute, hourly_peaks
 ALLOWED_S = (None, 60.0, 30.0, 10.0)
 """Mean waits that are asked for; None: the shortest for what reactive scaling costs."""
 BEGIN = pd.Timestamp("2024-01-01", tz="UTC").timestamp()
-COVERED = (88.0, 97.0)
-"""The most at once is a small whole number: its interval has to hold at least 90 of 100, and often holds more."""
+COVERED = 88.0
+"""At least: the most at once is a small whole number, so an interval that holds 90 of 100 often holds more."""
 WEEK = 7 * 24
+LEAST = 200
+"""Builds in the newest weeks of a project; with fewer there is nothing to scale."""
 
 
 def traces(folder: Path, weeks: int) -> Iterator[tuple[str, Work]]:
@@ -47,6 +49,8 @@ def traces(folder: Path, weeks: int) -> Iterator[tuple[str, Work]]:
         for project, of_project in rows.groupby("project"):
             asked = seconds(of_project["submitted_at"])
             asked = asked[asked > asked.max() - weeks * 7 * 86_400]
+            if len(asked) < LEAST:
+                continue
             took = np.random.default_rng(7).lognormal(np.log(600), 0.6, len(asked))
             yield f"travis {project}, builds, durations assumed", Work.of(asked, asked + took, took)
 
@@ -144,8 +148,8 @@ def main() -> None:
         if told is not None:
             losses, inside, size = told
             line(case, "most at once in an hour, a day ahead: quantile loss", "slots", losses.pop("ours"), losses, size)
-            met = COVERED[0] <= inside <= COVERED[1]
-            line(case, "most at once in an hour: within 5 to 95 %", "%", inside, {}, size, target=list(COVERED), met=met)
+            met = inside >= COVERED
+            line(case, "most at once in an hour: within 5 to 95 %", "%", inside, {}, size, target=COVERED, met=met)
         print(f"scaling: {case} took {time.process_time() - began:.0f} s of a processor", file=sys.stderr)
     case = "all traces" if asked.traces else "synthetic, all"
     for allowed, found in better.items():

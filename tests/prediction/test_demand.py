@@ -114,6 +114,18 @@ def test_a_level_holds_where_counts_spread_more_than_poisson():
     assert (truth <= stats.poisson.ppf(0.95, mean[9000:])).mean() < 0.9
 
 
+def test_of_rare_counts_no_more_is_forecast_than_there_ever_was():
+    """Control: the estimator itself forecasts thousands where two came once or twice."""
+    rng = np.random.default_rng(0)
+    features, counts = rng.uniform(size=(20_000, 6)), np.zeros(20_000)
+    counts[rng.choice(12_000, 10, replace=False)] = 2
+    features[counts > 0, 0] = 0.5
+    learned = learn(features, counts)
+    assert learned is not None
+    assert learned.estimator.predict(features).max() > 100
+    assert learned.at(features, (0.5, 0.95)).max() <= 2
+
+
 def test_nothing_is_learned_from_little_or_from_nothing():
     features = np.random.default_rng(0).uniform(size=(500, 2))
     assert learn(features[:50], np.ones(50)) is None

@@ -28,15 +28,16 @@ _THREADS = 1
 
 @dataclass(frozen=True)
 class CountQuantiles:
-    """What was learned; `at` forecasts."""
+    """What was learned; `at` forecasts. `highest`: the largest value that was learned from, which no mean exceeds."""
 
     estimator: HistGradientBoostingRegressor
+    highest: float
     edges: Figures
     errors: tuple[Figures, ...]
 
     def at(self, features: Figures, levels: tuple[float, ...]) -> Figures:
         """The quantiles of these levels, one row per row of features and one column per level; at least 0."""
-        means = _means(self.estimator, features)
+        means = _means(self.estimator, self.highest, features)
         group = np.searchsorted(self.edges, means, side="right")
         found = np.empty((len(means), len(levels)))
         for number, errors in enumerate(self.errors):
@@ -67,17 +68,19 @@ def learn(features: Figures, values: Figures) -> CountQuantiles | None:
     )
     with threadpool_limits(_THREADS):
         estimator.fit(features[:cut], values[:cut])
-    means = _means(estimator, features[cut:])
+    highest = float(values[:cut].max())
+    means = _means(estimator, highest, features[cut:])
     errors = (values[cut:] - means) / _spread(means)
     order = np.argsort(means, kind="stable")
     groups = np.array_split(order, int(np.clip(len(order) // _LEAST_IN_GROUP, 1, _MOST_GROUPS)))
     edges = np.array([means[group[0]] for group in groups[1:]])
-    return CountQuantiles(estimator, edges, tuple(errors[group] for group in groups))
+    return CountQuantiles(estimator, highest, edges, tuple(errors[group] for group in groups))
 
 
-def _means(estimator: HistGradientBoostingRegressor, features: Figures) -> Figures:
+def _means(estimator: HistGradientBoostingRegressor, highest: float, features: Figures) -> Figures:
     with threadpool_limits(_THREADS):
-        return np.maximum(estimator.predict(features), 0.0)
+        # the loss works with logarithms: where counts are rare, a step too far makes millions of them
+        return np.clip(estimator.predict(features), 0.0, highest)
 
 
 def _spread(means: Figures) -> Figures:
