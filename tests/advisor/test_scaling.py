@@ -124,7 +124,7 @@ def test_the_future_changes_no_idle_worker():
 
     before, after = asked_for(work), asked_for(swapped_future(work, moment))
     until = int((moment - begin) // 60) + 1
-    assert {way.kind for way in before} == {"held", "rule", "learned"}
+    assert {way.kind for way in before} == {"held", "always", "rule", "learned"}
     for way, spare in before.items():
         np.testing.assert_array_equal(spare[:until], after[way][:until])
     # the control: afterwards it does change, and so it does when more is known at learning

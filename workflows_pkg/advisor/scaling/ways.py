@@ -29,6 +29,7 @@ _BEFORE_S = 86_400 * (28 + 28)
 """Learned from four weeks, whose oldest rows look four weeks back."""
 
 _HOLDS_S = (HOLD_S, 0.0, 900.0, 1800.0)
+_ALWAYS = (1, 2)
 _RULE_LEVELS = (0.5, 0.8, 0.95)
 _LEARNED_LEVELS = (0.6, 0.8, 0.9, 0.95)
 _LONGER = 3
@@ -37,11 +38,15 @@ _LONGER = 3
 
 @dataclass(frozen=True)
 class Way:
-    """One way. held: idle workers go after `hold_s`. rule, learned: kept are those that this `level` of the growth within `minutes` asks
-    for; the rule takes it over the same minute of the last seven days."""
+    """One way.
 
-    kind: Literal["held", "rule", "learned"]
+    held: idle workers go after `hold_s`. always: `workers` idle ones are kept. rule, learned: kept are those that this `level` of the
+    growth within `minutes` asks for; the rule takes it over the same minute of the last seven days.
+    """
+
+    kind: Literal["held", "always", "rule", "learned"]
     hold_s: float = 0.0
+    workers: int = 0
     level: float = 0.0
     minutes: int = 0
 
@@ -50,6 +55,8 @@ class Way:
         """In words."""
         if self.kind == "held":
             return f"idle workers kept for {self.hold_s / 60:g} min" if self.hold_s else "idle workers not kept"
+        if self.kind == "always":
+            return f"{self.workers} idle worker{'s' if self.workers > 1 else ''} always"
         by = "learned growth" if self.kind == "learned" else "growth at the same time of the last seven days"
         return f"{100 * self.level:.0f} % of the {by} within {self.minutes} min"
 
@@ -59,6 +66,7 @@ def all_ways(starts_in_s: float) -> tuple[Way, ...]:
     short = 1 + math.ceil(starts_in_s / MINUTE_S)
     return (
         *(Way("held", hold_s=hold) for hold in _HOLDS_S),
+        *(Way("always", workers=workers) for workers in _ALWAYS),
         *(Way("rule", level=level, minutes=short) for level in _RULE_LEVELS),
         *(Way("learned", level=level, minutes=minutes) for minutes in (short, short + _LONGER) for level in _LEARNED_LEVELS),
     )
@@ -95,8 +103,8 @@ def spares(work: Work, ways: Iterable[Way], trained: Trained, begin: float, end:
     by_reach: defaultdict[int, list[Way]] = defaultdict(list)
     found: dict[Way, Figures] = {}
     for way in ways:
-        if way.kind == "held":
-            found[way] = np.zeros(len(rows))
+        if way.kind in ("held", "always"):
+            found[way] = np.full(len(rows), float(way.workers))
         else:
             by_reach[way.minutes].append(way)
     for reach, of_reach in by_reach.items():
