@@ -23,14 +23,14 @@ $(VENV)/.run-installed: pyproject.toml constraints.txt
 	started=$$SECONDS
 	[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
 	echo "installing into $(VENV) ..."
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[ui,notify,examples,notebook]' 2> >(grep -v 'is ignored: it is neither a file' >&2)
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[ui,notify,metrics,examples,notebook]' 2> >(grep -v 'is ignored: it is neither a file' >&2)
 	echo "installed in $$((SECONDS - started)) s"
 	touch $@
 
 $(VENV)/.test-installed: $(VENV)/.run-installed
 	@started=$$SECONDS
 	echo "installing what the tests need ..."
-	$(BIN)/python -m pip install -q -c constraints.txt -e '.[ui,notify,examples,notebook,postgres,team,dev]' 2> >(grep -v 'is ignored: it is neither a file' >&2)
+	$(BIN)/python -m pip install -q -c constraints.txt -e '.[ui,notify,metrics,examples,notebook,postgres,team,dev]' 2> >(grep -v 'is ignored: it is neither a file' >&2)
 	echo "installed in $$((SECONDS - started)) s"
 	touch $@
 

@@ -54,7 +54,7 @@ STANDS_IN: dict[str, tuple[str, str]] = {
     r"export (PGPASSWORD|AWS_\w+|WORKFLOWS_HISTORY)=.*": ("nothing", "tests/history/team/test_team.py"),
 }
 """Commands that are not run as they stand: what is done with them instead, and the test that proves what they promise."""
-SERVING = r"(workflows ui|dagster dev|dagster-webserver)\b.*"
+SERVING = r"(workflows ui|workflows scale serve|dagster dev|dagster-webserver)\b.*"
 """Commands that run until Ctrl-C: started on a free port, asked until they answer, and stopped by it."""
 
 
@@ -254,6 +254,9 @@ def _load_yaml(reader: Reader, text: str, where: str) -> None:
         assert parse_tuning(text, where).entries
     elif "rates" in keys:
         assert parse_rates(text, where).rates
+    elif keys.get("kind") == "ScaledObject":  # of KEDA; tests/cli/test_scale.py reads what its triggers say
+        assert keys["apiVersion"] == "keda.sh/v1alpha1", where
+        assert all(trigger["type"] in ("metrics-api", "prometheus") for trigger in keys["spec"]["triggers"]), where
     elif "load_from" in keys:
         assert process_workspace_config(keys).success, f"{where}: {process_workspace_config(keys).errors}"
     elif "type" in keys and "attributes" in keys:

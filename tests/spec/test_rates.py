@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
+
 import pytest
 
 from workflows_pkg.errors import SpecError
@@ -39,6 +41,11 @@ def test_a_card_is_read_and_its_digest_says_which(tmp_path) -> None:
         ("rates:\n  - {run_hour: 1, hours: 9-5}", "hours: expected a part of the day with its zone."),
         ("rates:\n  - {run_hour: 1, hours: '09:00-17:00 Mars/Olympus'}", "hours: 22:00-06:00 Europe/Berlin"),
         ("rates:\n  - {run_hour: 1, hosts: \"x' or '1'='1\"}", "hosts"),
+        (
+            "rates:\n  - {run_hour: 1, hosts: 'gpu-[[a]'}",
+            "2:26: rates[0].hosts: expected brackets in pairs around characters, found",
+        ),
+        ("rates:\n  - {run_hour: 1, hosts: 'gpu-[a'}", "hosts: gpu-[ab]*"),
         ("rates:\n  - {run_hours: 1}", "Did you mean 'run_hour'?"),
     ],
 )
@@ -47,3 +54,15 @@ def test_what_is_no_card_is_refused(text: str, sentence: str) -> None:
         parse_rates(text)
     assert sentence in str(caught.value)
     assert "rates.yaml:" in str(caught.value)
+
+
+def test_a_folder_in_its_place_is_told(tmp_path) -> None:
+    (tmp_path / "rates.yaml").mkdir()
+    with pytest.raises(SpecError, match=r"rates\.yaml: expected a file with rates, found a folder\. Move it away"):
+        load_rates(tmp_path / "rates.yaml")
+
+
+def test_brackets_name_some_characters() -> None:
+    (rate,) = parse_rates("rates:\n  - {run_hour: 1, hosts: 'gpu-[a-c]*'}").rates
+    assert rate.fits(datetime(2026, 1, 1, tzinfo=UTC), "gpu-b7")
+    assert not rate.fits(datetime(2026, 1, 1, tzinfo=UTC), "gpu-d7")

@@ -35,6 +35,7 @@ VERBS = {
     "cost": "costing",
     "forecast": "learning",
     "changed": "changing",
+    "scale": "scaling",
     "evaluate": "evaluating",
     "advise": "learning",
     "apply": "learning",

@@ -40,6 +40,9 @@ FARGATE_USD_PER_GIB_HOUR = 0.004445
 
 _HOURS = re.compile(r"([01][0-9]|2[0-3]):([0-5][0-9])-([01][0-9]|2[0-3]):([0-5][0-9]) (\S{1,60})")
 _PATTERN = r"^[A-Za-z0-9_.*?\[\]-]{1,200}$"
+_PAIRED = re.compile(r"(?:[^\[\]]|\[[^\[\]]+\])+")
+"""Brackets in pairs around a few characters: what else they could stand for, Python and DuckDB read differently. Asked of a file only: a
+history keeps the cards that it was landed with."""
 _PRICES = ("run_hour", "cpu_hour", "gib_hour")
 
 
@@ -158,6 +161,18 @@ DEFAULT = flat(FARGATE_USD_PER_VCPU_HOUR + 2 * FARGATE_USD_PER_GIB_HOUR)
 
 def load_rates(path: Path) -> RateCard | None:
     """The card in a file, None where there is no file. Raises SpecError with every mistake, each with line and column."""
+    if path.is_dir():
+        raise SpecError(
+            [
+                Problem(
+                    str(path),
+                    0,
+                    0,
+                    "expected a file with rates, found a folder.",
+                    "Move it away, or write the file in its place.",
+                )
+            ]
+        )
     return parse_rates(read_text(path), str(path)) if path.exists() else None
 
 
@@ -176,6 +191,11 @@ def parse_rates(text: str, file: str = FILE) -> RateCard:
             mark = document.mark(mistake.path, key=mistake.at_key)
             problems.append(Problem(file, mark.line, mark.column, mistake.message, mistake.fix))
         raise SpecError(problems) from None
+    for place, rate in enumerate(card.rates):
+        if not _PAIRED.fullmatch(rate.hosts):
+            mark = document.mark(("rates", place, "hosts"))
+            message = f"rates[{place}].hosts: expected brackets in pairs around characters, found '{rate.hosts}'."
+            problems.append(Problem(file, mark.line, mark.column, message, "hosts: gpu-[ab]*"))
     if problems:
         raise SpecError(problems)
     return card

@@ -1,0 +1,154 @@
+"""`workflows scale`: how many workers now and in the coming hours, for a person, for Prometheus and for KEDA."""
+
+from __future__ import annotations
+
+import time
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from workflows_pkg.cli.output import answer, home_option, interactive, json_option, note, resolve_home
+from workflows_pkg.errors import SetupError, WorkflowsError
+from workflows_pkg.history.store import open_history
+from workflows_pkg.prediction.demand.work import Slots, Work, read_work
+from workflows_pkg.spec.durations import parse_positive_duration
+
+if TYPE_CHECKING:
+    from workflows_pkg.advisor.scaling.plan import Plan
+
+MOST_START_S = 3600.0
+"""Workers that take longer to start are planned by the day, not by the minute."""
+
+ANEW_S = 3600
+"""Seconds after which a server plans anew: the choice of a way rests on weeks, and an hour of the next day is known only then."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What was asked of both commands."""
+
+    folder: Path
+    slots: Slots
+    starts_in_s: float
+    allowed_wait_s: float | None
+
+    def work(self) -> Work:
+        """What the history has of it now."""
+        with closing(open_history(self.folder)) as con:
+            return read_work(con, self.slots)
+
+    def plan(self, weeks: int | None = None) -> Plan:
+        """The plan by the newest history; `weeks`: how many are replayed for show."""
+        from workflows_pkg.advisor.scaling.plan import SHOWN_WEEKS, make_plan
+
+        shown = SHOWN_WEEKS if weeks is None else weeks
+        return make_plan(self.work(), datetime.now(UTC), self.starts_in_s, self.allowed_wait_s, shown)
+
+
+def _seconds(context: click.Context, parameter: click.Parameter, text: str | None) -> float | None:
+    if text is None:
+        return None
+    try:
+        return parse_positive_duration(text).total_seconds()
+    except ValueError as error:
+        raise click.BadParameter(f"{error}.", context, parameter) from None
+
+
+def _start_seconds(context: click.Context, parameter: click.Parameter, text: str) -> float:
+    seconds = _seconds(context, parameter, text) or 0.0
+    if seconds > MOST_START_S:
+        raise click.BadParameter(f"expected at most {MOST_START_S / 3600:g}h, found {text}.", context, parameter)
+    return seconds
+
+
+@click.group(invoke_without_command=True)
+@click.option(
+    "--slots",
+    type=click.Choice(["runs", "steps"]),
+    default="runs",
+    show_default=True,
+    help="What takes a worker: a run, or a step.",
+)
+@click.option(
+    "--starts-in",
+    default="2m",
+    show_default=True,
+    metavar="DURATION",
+    callback=_start_seconds,
+    help="How long a worker takes to start.",
+)
+@click.option(
+    "--wait",
+    metavar="DURATION",
+    callback=_seconds,
+    help="The cheapest with at most this mean wait. Default: the shortest wait for what reactive scaling would cost.",
+)
+@click.option("--hours", type=click.IntRange(1, 24), default=12, show_default=True, help="How many coming hours to show.")
+@home_option
+@json_option
+@click.pass_context
+def scale(
+    context: click.Context, slots: Slots, starts_in: float, wait: float | None, hours: int, home: Path | None, as_json: bool
+) -> None:
+    """How many workers there should be now and in the coming hours, and what that would have cost in the past weeks.
+
+    One worker has one slot. The past weeks are replayed beside reactive scaling as KEDA does it, a fixed number, and perfect knowledge.
+    With `serve` the same is a page of metrics for Prometheus and KEDA.
+    """
+    asked = Asked(resolve_home(home), slots, starts_in, wait)
+    if context.invoked_subcommand is not None:
+        context.obj = asked
+        return
+    from workflows_pkg.advisor.scaling.plan import workers_now
+    from workflows_pkg.report.scaling import scaling_text, scaling_value
+
+    if interactive():
+        note("replaying the past weeks ...")
+    plan = asked.plan()
+    moment = workers_now(plan, asked.work(), datetime.now(UTC))
+    answer(scaling_value(plan, moment, slots, hours), as_json, lambda: scaling_text(plan, moment, slots, hours))
+
+
+@scale.command()
+@click.option("--port", type=click.IntRange(1, 65535), default=9477, show_default=True, help="Port to listen on.")
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 in a cluster.")
+@click.pass_obj
+def serve(asked: Asked, port: int, host: str) -> None:
+    """Serve the figures at /metrics until Ctrl-C: `workflows_scale_workers` is what KEDA scales to.
+
+    Every look reads the newest history; what brings it there (the workbench's sensor, or `workflows history sync --follow`) has to run.
+    """
+    from workflows_pkg.advisor.scaling.plan import Moment, workers_now
+    from workflows_pkg.report.scaling_metrics import metrics
+
+    plans: list[Plan] = []
+
+    def look() -> tuple[Plan, Moment]:
+        return plans[-1], workers_now(plans[-1], asked.work(), datetime.now(UTC))
+
+    registry = metrics(asked.slots, look, lambda error: note(f"the history could not be read: {error}"))
+    from prometheus_client import start_http_server
+
+    plans.append(asked.plan(weeks=0))
+    try:
+        server, thread = start_http_server(port, host, registry)
+    except OSError as error:
+        raise SetupError(
+            f"Nothing can listen on {host}:{port}: {error.strerror}.", fix="Choose another with --host and --port."
+        ) from error
+    note(f"serving http://{host}:{port}/metrics; Ctrl-C ends it")
+    try:
+        while True:
+            time.sleep(ANEW_S)
+            try:
+                plans[:] = [asked.plan(weeks=0)]
+            except WorkflowsError as error:
+                note(f"not planned anew, the last plan goes on: {error}")
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
