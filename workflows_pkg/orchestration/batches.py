@@ -18,7 +18,7 @@ from hashlib import blake2b
 import pyarrow as pa
 
 from workflows_pkg.errors import BusyError, SetupError, bounded
-from workflows_pkg.history.ingest import RAW_SCHEMA
+from workflows_pkg.history.ingest import RAW_SCHEMA, Find, finder
 from workflows_pkg.history.records import Cursor, Quarantined
 from workflows_pkg.orchestration.facts import instant, moment, run_facts
 from workflows_pkg.orchestration.positions import OVERLAP, Position, Reading
@@ -101,11 +101,11 @@ class Batch:
         if news.unreadable is not None:
             self.unreadable.append(news.unreadable)
 
-    def closed(self, plan: Plan, runs_read: int) -> Batch:
+    def closed(self, plan: Plan, runs_read: int, find: Find) -> Batch:
         """With nothing to be added any more."""
         self._pack()
         raw = pa.Table.from_batches(self._parts, schema=RAW_SCHEMA)
-        self.raw = raw.set_column(raw.column_names.index("event"), "event", plain_texts(raw["event"]))
+        self.raw = raw.set_column(raw.column_names.index("event"), "event", plain_texts(raw["event"], find))
         self._parts = []
         bodies = plan.source.run_bodies(sorted(self.cursors))
         self.facts = facts = run_facts(plan.source_id, bodies)
@@ -119,15 +119,17 @@ class Batch:
     def _pack(self) -> None:
         """Puts what was taken so far into columns outside of Python, so that its memory serves for what comes next."""
         taken, self._taken = self._taken, []
+        # Arrow's own pool gives a freed MB back to the system at once, and to get it again costs more than to fill it
+        pool = pa.system_memory_pool()
         runs = [run_id for run_id, rows in taken for _ in range(len(rows))]
         columns = [
             [self._source_id] * len(runs),
             runs,
             [number for _, rows in taken for number in rows.numbers],
             [digest for _, rows in taken for digest in rows.digests],
-            texts_of([text for _, rows in taken for text in rows.texts]),
+            texts_of([text for _, rows in taken for text in rows.texts], pool),
         ]
-        arrays = [pa.array(column, kind) for column, kind in zip(columns, RAW_SCHEMA.types, strict=True)]
+        arrays = [pa.array(column, kind, memory_pool=pool) for column, kind in zip(columns, RAW_SCHEMA.types, strict=True)]
         self._parts.append(pa.record_batch(arrays, schema=RAW_SCHEMA))
         self._size += self._taken_size
         self._taken_size = 0
@@ -263,17 +265,18 @@ def batches(plan: Plan, count: Callable[[int], None] | None = None) -> Iterator[
     """The news of the plan's runs, each batch with the facts of its runs; `count` hears how many runs were read."""
     batch = Batch(plan.source_id)
     done = 0
-    for news in _news(plan):
-        if news.cursor is not None:
-            batch.add(news)
-        done += news.done and news.run_id != RUNLESS
-        if count is not None:
-            count(done)
-        if batch.full:
-            yield batch.closed(plan, done)
-            batch = Batch(plan.source_id)
-    if batch.cursors:
-        yield batch.closed(plan, done)
+    with finder() as find:
+        for news in _news(plan):
+            if news.cursor is not None:
+                batch.add(news)
+            done += news.done and news.run_id != RUNLESS
+            if count is not None:
+                count(done)
+            if batch.full:
+                yield batch.closed(plan, done, find)
+                batch = Batch(plan.source_id)
+        if batch.cursors:
+            yield batch.closed(plan, done, find)
 
 
 def _news(plan: Plan) -> Iterator[_News]:
