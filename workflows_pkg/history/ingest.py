@@ -7,10 +7,11 @@ loses nor doubles a row. Rows that are there already are dropped before they are
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import cache
 
 import duckdb
 import pyarrow as pa
@@ -33,6 +34,8 @@ RAW_SCHEMA = pa.schema(
     ]
 )
 """What a batch looks like: the key of an event, and its text as stored in the source."""
+
+Find = Callable[[pa.ChunkedArray, Sequence[str]], list[int]]
 
 _REASON_LENGTH = 500
 
@@ -73,15 +76,22 @@ def land(writer: Writer, batch: pa.Table, translate_sql: str, cursors: Sequence[
     return result
 
 
-def rows_with(texts: pa.ChunkedArray, words: Sequence[str]) -> list[int]:
-    """Places of the texts that hold one of `words`; DuckDB looks through them ten times as fast as Python."""
+@contextmanager
+def finder() -> Generator[Find]:
+    """Gives a function that tells the places of the texts that hold one of some words; DuckDB looks through them ten times as fast as
+    Python. Kept open for many batches: to open a database takes as long as to look through some thousand events.
+    """
     with duckdb.connect(config={"threads": 1}) as con:
-        con.register("looked_through", pa.table({"text": texts}))
-        held = " or ".join(f"contains(text, {literal(word)})" for word in words)
-        found = con.execute(
-            f"select place from (select text, row_number() over () - 1 as place from looked_through) where {held}"
-        ).fetchall()
-    return [place for (place,) in found]
+
+        def find(texts: pa.ChunkedArray, words: Sequence[str]) -> list[int]:
+            held = " or ".join(f"contains(text, {literal(word)})" for word in words)
+            with _shown(con, "looked_through", pa.table({"text": texts})):
+                found = con.execute(
+                    f"select place from (select text, row_number() over () - 1 as place from looked_through) where {held}"
+                ).fetchall()
+            return [place for (place,) in found]
+
+        yield find
 
 
 def _known_runs(con: duckdb.DuckDBPyConnection, batch: pa.Table) -> list[str]:
@@ -126,7 +136,7 @@ def _translated(writer: Writer, fresh: pa.Table, translate_sql: str) -> tuple[pa
     beside = writer.con.cursor()
     try:
         beside.execute("SET TimeZone = 'UTC'")
-        select = _typed(beside, fresh.slice(0, 0), translate_sql)
+        select = _typed(translate_sql)
         events, failed = _selected(beside, fresh, select)
         if failed or not _one_for_one(fresh, events):
             events, aside = _sorted_out(beside, fresh, events, failed)
@@ -139,11 +149,14 @@ def _translated(writer: Writer, fresh: pa.Table, translate_sql: str) -> tuple[pa
         return (events if new is None else writer.con.execute(new).to_arrow_table()), aside
 
 
-def _typed(con: duckdb.DuckDBPyConnection, nothing: pa.Table, translate_sql: str) -> str:
+@cache
+def _typed(translate_sql: str) -> str:
     """The SELECT with the column types of events. Raises ValueError where it cannot give events, whatever the rows; a mistake in it
-    is not the rows' fault.
+    is not the rows' fault. Remembered, since to plan a long SELECT takes as long as to answer it for a thousand rows.
     """
-    with _shown(con, "raw", nothing):
+    with duckdb.connect() as con:
+        con.execute("SET TimeZone = 'UTC'")
+        con.register("raw", RAW_SCHEMA.empty_table())
         given = con.execute(translate_sql).to_arrow_table().column_names
     missing = [name for name in (*Event.key, "kind", "at") if name not in given]
     if missing:

@@ -327,10 +327,15 @@ def _write(
     unfinished = _unfinished(layout.sealed / name)
     unfinished.parent.mkdir(parents=True, exist_ok=True)
     con.execute(
-        f"COPY (SELECT * FROM ({' UNION ALL '.join(parts)}) ORDER BY {names(record_type.key)}) "
+        f"COPY (SELECT * FROM ({' UNION ALL '.join(parts)}) ORDER BY {names(_order(record_type))}) "
         f"TO {literal(unfinished)} (FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {_ROW_GROUP})"
     )
     return written
+
+
+def _order(record_type: type[Record]) -> tuple[str, ...]:
+    """How rows lie in a file: those of a run together, and sorted by what tells them apart soonest, which of events is not the instance."""
+    return tuple(sorted(record_type.key, key=lambda name: name != "run_id"))
 
 
 def _put_in_place(con: duckdb.DuckDBPyConnection, layout: Layout, written: Sequence[_File]) -> None:

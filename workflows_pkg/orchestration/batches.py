@@ -14,20 +14,26 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
+from zlib import crc32
 
 import pyarrow as pa
 
 from workflows_pkg.errors import BusyError, SetupError, bounded
-from workflows_pkg.history.ingest import RAW_SCHEMA
+from workflows_pkg.history.ingest import RAW_SCHEMA, Find, finder
 from workflows_pkg.history.records import Cursor, Quarantined
 from workflows_pkg.orchestration.facts import instant, moment, run_facts
-from workflows_pkg.orchestration.positions import OVERLAP, Position, Reading
+from workflows_pkg.orchestration.positions import OVERLAP, Position, Reading, is_deleted
 from workflows_pkg.orchestration.sources.rows import NO_ROWS, RUNLESS, Piece, Rows, RunBody, RunRow, Wanted
 from workflows_pkg.orchestration.sources.source import Source
 from workflows_pkg.orchestration.translation import plain_texts, texts_of
 
 GRACE = timedelta(seconds=60)
 """How long after its end a run may still write: its process says good-bye after the last event (dagster/_grpc/impl.py)."""
+
+TALKS_ON, TURN_S = timedelta(seconds=5), 10
+"""What a run writes after its end comes within seconds; later its log is looked at every so many seconds until the last look at it,
+since of a busy instance thousands of runs ended within `GRACE`.
+"""
 
 BATCH_ROWS, BATCH_BYTES, BATCH_RUNS = 100_000, 48 * 2**20, 5_000
 """Most of what one transaction takes: a second or two of work. Three of them are in memory at once, each of them twice."""
@@ -101,11 +107,11 @@ class Batch:
         if news.unreadable is not None:
             self.unreadable.append(news.unreadable)
 
-    def closed(self, plan: Plan, runs_read: int) -> Batch:
+    def closed(self, plan: Plan, runs_read: int, find: Find) -> Batch:
         """With nothing to be added any more."""
         self._pack()
         raw = pa.Table.from_batches(self._parts, schema=RAW_SCHEMA)
-        self.raw = raw.set_column(raw.column_names.index("event"), "event", plain_texts(raw["event"]))
+        self.raw = raw.set_column(raw.column_names.index("event"), "event", plain_texts(raw["event"], find))
         self._parts = []
         bodies = plan.source.run_bodies(sorted(self.cursors))
         self.facts = facts = run_facts(plan.source_id, bodies)
@@ -119,15 +125,17 @@ class Batch:
     def _pack(self) -> None:
         """Puts what was taken so far into columns outside of Python, so that its memory serves for what comes next."""
         taken, self._taken = self._taken, []
+        # Arrow's own pool gives a freed MB back to the system at once, and to get it again costs more than to fill it
+        pool = pa.system_memory_pool()
         runs = [run_id for run_id, rows in taken for _ in range(len(rows))]
         columns = [
             [self._source_id] * len(runs),
             runs,
             [number for _, rows in taken for number in rows.numbers],
             [digest for _, rows in taken for digest in rows.digests],
-            texts_of([text for _, rows in taken for text in rows.texts]),
+            texts_of([text for _, rows in taken for text in rows.texts], pool),
         ]
-        arrays = [pa.array(column, kind) for column, kind in zip(columns, RAW_SCHEMA.types, strict=True)]
+        arrays = [pa.array(column, kind, memory_pool=pool) for column, kind in zip(columns, RAW_SCHEMA.types, strict=True)]
         self._parts.append(pa.record_batch(arrays, schema=RAW_SCHEMA))
         self._size += self._taken_size
         self._taken_size = 0
@@ -154,6 +162,12 @@ class Plan:
         """How many of `runs` are runs: one entry stands for events of no run."""
         return sum(run.run_id != RUNLESS for run in self.runs)
 
+    def has_turn(self, run_id: str) -> bool:
+        """Whether a log that is looked at every `TURN_S` is due: each run has its own second of them, and the last sync was before it."""
+        before = self.cursors.get(RUNS)
+        second = crc32(run_id.encode()) % TURN_S
+        return before is None or (before.updated_at.timestamp() - second) // TURN_S != (self.now.timestamp() - second) // TURN_S
+
     def cursor(self, shard: str, position: str, complete: bool = False) -> Cursor:
         return Cursor(source_id=self.source_id, shard=shard, position=position, complete=complete, updated_at=self.now)
 
@@ -179,14 +193,14 @@ def plan(source: Source, cursors: Sequence[Cursor]) -> Plan:
     source_id = source_id_of(source, cursors)
     own = {cursor.shard: cursor for cursor in cursors if cursor.source_id == source_id}
     shards = {shard: cursor for shard, cursor in own.items() if shard not in (PATH, RUNS, TICKS)}
-    positions = {shard: Position.of(cursor.position) for shard, cursor in shards.items()}
     since = earlier(own[RUNS].position, OVERLAP) if RUNS in own else ""
-    known = {
-        shard: cursor.complete and not positions[shard].deleted for shard, cursor in shards.items()
-    }  # a deleted run may come back
+    gone = {shard for shard, cursor in shards.items() if is_deleted(cursor.position)}
+    known = {shard: cursor.complete and shard not in gone for shard, cursor in shards.items()}  # a deleted run may come back
     rows, ids = source.run_rows(since, known)
     watermark = max([row.updated for row in rows], default=own[RUNS].position if RUNS in own else "")
-    fresh = [row for row in rows if not (known.get(row.run_id) and positions[row.run_id].updated == row.updated)]
+    fresh = [
+        row for row in rows if not (known.get(row.run_id) and Position.of(shards[row.run_id].position).updated == row.updated)
+    ]
     fresh.append(RunRow(0, RUNLESS, "", "", None))
     return Plan(
         source=source,
@@ -194,7 +208,7 @@ def plan(source: Source, cursors: Sequence[Cursor]) -> Plan:
         cursors=own,
         # what runs now first: a long import must not keep people from seeing it
         runs=sorted(fresh, key=lambda row: (row.status in _OVER, row.number)),
-        deleted=[shard for shard in shards if shard not in ids and shard != RUNLESS and not positions[shard].deleted],
+        deleted=[shard for shard in shards if shard not in ids and shard != RUNLESS and shard not in gone],
         watermark=watermark,
         now=datetime.now(UTC),
     )
@@ -263,17 +277,18 @@ def batches(plan: Plan, count: Callable[[int], None] | None = None) -> Iterator[
     """The news of the plan's runs, each batch with the facts of its runs; `count` hears how many runs were read."""
     batch = Batch(plan.source_id)
     done = 0
-    for news in _news(plan):
-        if news.cursor is not None:
-            batch.add(news)
-        done += news.done and news.run_id != RUNLESS
-        if count is not None:
-            count(done)
-        if batch.full:
-            yield batch.closed(plan, done)
-            batch = Batch(plan.source_id)
-    if batch.cursors:
-        yield batch.closed(plan, done)
+    with finder() as find:
+        for news in _news(plan):
+            if news.cursor is not None:
+                batch.add(news)
+            done += news.done and news.run_id != RUNLESS
+            if count is not None:
+                count(done)
+            if batch.full:
+                yield batch.closed(plan, done, find)
+                batch = Batch(plan.source_id)
+        if batch.cursors:
+            yield batch.closed(plan, done, find)
 
 
 def _news(plan: Plan) -> Iterator[_News]:
@@ -295,26 +310,28 @@ def _news(plan: Plan) -> Iterator[_News]:
 
 
 class _Log:
-    """One run's log while it is read; `skipped`: it could not be read before and has not changed since."""
+    """One run's log while it is read; `skipped`: it could not be read before and has not changed since, or has not its turn."""
 
     def __init__(self, plan: Plan, run: RunRow) -> None:
         self._plan = plan
         self._run = run
         self._cursor = plan.cursors.get(run.run_id)
         self._before = Position() if self._cursor is None else Position.of(self._cursor.position)
-        self._over = over_for(run, plan.now) >= GRACE
+        over = over_for(run, plan.now)
+        self._over = over >= GRACE
+        resting = (
+            run.status in _OVER and not self._over and self._before.window is not None and self._before.updated == run.updated
+        )
         self.reading = Reading(
             self._before,
             out_of_order=plan.source.out_of_order,
             closing=self._over,
             begun=self._cursor is not None and not self._cursor.complete and self._before.window is None,
-            resting=run.status in _OVER
-            and not self._over
-            and self._before.window is not None
-            and self._before.updated == run.updated,
+            resting=resting,
             now=plan.now.timestamp(),
         )
-        self.skipped = bool(self._before.broken) and self._before.broken == plan.source.log_state(run.run_id)
+        asleep = resting and over >= TALKS_ON and not plan.has_turn(run.run_id)
+        self.skipped = asleep or (bool(self._before.broken) and self._before.broken == plan.source.log_state(run.run_id))
 
     def heard(self, piece: Piece) -> _News | None:
         """What the piece brings; None where the log must be asked for again."""

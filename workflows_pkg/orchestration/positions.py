@@ -83,6 +83,11 @@ class Position:
         return json.dumps(stored if self.window is None else {**stored, "window": asdict(self.window)})
 
 
+def is_deleted(text: str) -> bool:
+    """Whether the position in a cursor says that the run is deleted, without reading it whole: a history has many, and reads few."""
+    return '"deleted": true' in text
+
+
 class Reading:
     """One run's log while it is read on from `before`.
 

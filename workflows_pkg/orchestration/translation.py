@@ -7,14 +7,14 @@ beside it are the tables it is made from. A row whose text it cannot read comes 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
 
 from workflows_pkg import errors
 from workflows_pkg.errors import FailureCause, StepError
-from workflows_pkg.history.ingest import rows_with
+from workflows_pkg.history.ingest import Find
 from workflows_pkg.orchestration.facts import EARLIEST, LATEST
 
 KINDS: Mapping[str, str] = {
@@ -140,7 +140,7 @@ _VALUES = ("value", "text", "data", "path", "url", "md_str")
 _NO_JSON = ("NaN", "Infinity", "\\ud")
 """What a text has in it where Python may have written what JSON does not know."""
 
-_DATA = "e.dagster_event.event_specific_data"
+_DATA = "$.dagster_event.event_specific_data"
 
 _OF_ALL: Mapping[str, str] = {
     "type": "$.dagster_event.event_type_value",
@@ -149,72 +149,46 @@ _OF_ALL: Mapping[str, str] = {
     "step": "$.step_key",
     "step_of_event": "$.dagster_event.step_key",
     "pid": "$.dagster_event.pid",
-    "error": "$.dagster_event.event_specific_data.error",
-}
-"""Name -> path in an entry's text, of what is read of every entry."""
-
-_FIELDS: Mapping[str, str] = {
+    "error": f"{_DATA}.error",
     "duration_ms": f"{_DATA}.duration_ms",
-    "wait": f"{_DATA}.seconds_to_wait",
-    "asset": f"{_DATA}.materialization.asset_key.path",
-    "partition": f"{_DATA}.materialization.partition",
-    "materialized": f"{_DATA}.materialization.metadata_entries",
-    "made_tags": f"{_DATA}.materialization.tags",
-    "observed_asset": f"{_DATA}.asset_observation.asset_key.path",
-    "observed_partition": f"{_DATA}.asset_observation.partition",
-    "observed": f"{_DATA}.asset_observation.metadata_entries",
-    "observed_tags": f"{_DATA}.asset_observation.tags",
-    "log_key": f"{_DATA}.log_key",
-    "file_key": f"{_DATA}.file_key",
-    "log_steps": f"{_DATA}.step_keys",
-    "log_url": f"{_DATA}.external_url",
-    "stdout_url": f"{_DATA}.external_stdout_url",
-    "stderr_url": f"{_DATA}.external_stderr_url",
-    "checked_asset": f"{_DATA}.asset_key.path",
-    "checked_partition": f"{_DATA}.partition",
-    "check_name": f"{_DATA}.check_name",
-    "passed": f"{_DATA}.success",
-    "severity": f"{_DATA}.severity.__enum__",
-    "entries": f"{_DATA}.metadata_entries",
-    "failure_reason": f"{_DATA}.failure_reason.__enum__",
 }
-"""Name -> where the entry `e` has it, of what is read of some: most entries are of types of which nothing more is wanted."""
+"""Name -> path in an entry's text, of what is read of every entry: all of them in one pass over it."""
 
-_MORE = ("materialized", "observed", "logs_captured", "checked", "step_succeeded", "step_retried", "run_failed")
-"""Kinds of which more is read; metered entries as well."""
-
-_TREES = (
-    "asset", "materialized", "made_tags", "observed_asset", "observed", "observed_tags", "log_key", "log_steps", "checked_asset", "entries",
-)  # fmt: skip
-"""Fields that are looked into; the others are plain values."""
-
-
-def _shape() -> str:
-    """What of an entry is read, as DuckDB's from_json takes it: one pass over the text, where a path for each field would be many."""
-    root: dict[str, Any] = {}
-    for name, path in _FIELDS.items():
-        *above, last = path.split(".")[1:]
-        place = root
-        for part in above:
-            place = place.setdefault(part, {})
-        place[last] = "JSON" if name in _TREES else "VARCHAR"
-    return json.dumps(root)
+_MORE: Mapping[str, tuple[str, ...]] = {
+    "materialized": tuple(
+        f"{_DATA}.materialization.{name}" for name in ("asset_key.path", "partition", "metadata_entries", "tags")
+    ),
+    "observed": tuple(
+        f"{_DATA}.asset_observation.{name}" for name in ("asset_key.path", "partition", "metadata_entries", "tags")
+    ),
+    "checked": tuple(f"{_DATA}.{name}" for name in ("asset_key.path", "partition", "check_name", "success", "severity.__enum__")),
+    "metered": (f"{_DATA}.metadata_entries",),
+    "logs_captured": tuple(
+        f"{_DATA}.{name}"
+        for name in ("log_key", "file_key", "step_keys", "external_url", "external_stdout_url", "external_stderr_url")
+    ),
+    "step_retried": (f"{_DATA}.seconds_to_wait",),
+    "run_failed": (f"{_DATA}.failure_reason.__enum__",),
+}
+"""Kind -> paths of what is read of entries of that kind only, in one further pass; most entries are of kinds of which nothing more is
+wanted."""
 
 
 def _sql_text(value: str) -> str:
     return "'" + value.replace("'", "''") + "'"
 
 
-def _sql_map(pairs: Mapping[str, str]) -> str:
-    return "map {" + ", ".join(f"{_sql_text(key)}: {_sql_text(value)}" for key, value in pairs.items()) + "}"
+def _sql_list(values: Iterable[str]) -> str:
+    return "[" + ", ".join(map(_sql_text, values)) + "]"
 
 
 def _metadata(entries: str) -> str:
     """SQL for metadata by name as JSON, from Dagster's list of entries; NULL where nothing is left."""
-    value = "coalesce(" + ", ".join(f"json_extract(e, '$.entry_data.{name}')" for name in _VALUES) + ")"
-    pair = f"struct_pack(k := json_extract_string(e, '$.label'), v := {value})"
+    read = _sql_list(["$.label", *(f"$.entry_data.{name}" for name in _VALUES)])
+    value = "coalesce(" + ", ".join(f"p[{place}]" for place in range(2, len(_VALUES) + 2)) + ")"
     pairs = (
-        f"list_transform(json_extract({entries}, '$[*]'), lambda e: {pair})"
+        f"list_transform(json_extract({entries}, '$[*]'), lambda e: json_extract(e, {read}))"
+        f".list_transform(lambda p: struct_pack(k := json_extract_string(p[1], '$'), v := {value}))"
         f".list_filter(lambda p: p.k is not null and p.v is not null and length(p.v::varchar) <= {VALUE_LIMIT})"
     )
     return f"try(to_json(map_from_entries({pairs})))"
@@ -230,52 +204,51 @@ def _with_versions(entries: str, tags: str) -> str:
 
 
 def _translate_sql() -> str:
-    paths = "[" + ", ".join(_sql_text(path) for path in _OF_ALL.values()) + "]"
+    """Each step after the first is in a CASE, which DuckDB works out for the rows it is about alone: they are few."""
     of_all = ",\n    ".join(f"f[{number}] as {name}" for number, name in enumerate(_OF_ALL, start=1))
-    columns = ",\n    ".join(f"{path} as {name}" for name, path in _FIELDS.items())
-    more = ", ".join(_sql_text(kind) for kind in _MORE)
-    chain = "[" + ", ".join(_sql_text("$" + ".cause" * depth) for depth in range(_CAUSES_DEEP)) + "]"
-    own = "[" + ", ".join(_sql_text(kind.__name__) for kind in _OWN_ERRORS) + "]"
+    kinds = " ".join(f"when {_sql_text(kind)} then {_sql_text(ours)}" for kind, ours in KINDS.items())
+    more = " ".join(f"when {_sql_text(kind)} then json_extract(event, {_sql_list(paths)})" for kind, paths in _MORE.items())
+    chain = _sql_list("$" + ".cause" * depth for depth in range(_CAUSES_DEEP))
+    own = _sql_list(kind.__name__ for kind in _OWN_ERRORS)
     return f"""
 with parsed as (
-  select *, try(json_extract_string(event, {paths})) as f from raw
+  select *, try(json_extract_string(event, {_sql_list(_OF_ALL.values())})) as f from raw
 ), typed as (
   select source_id, run_id, event_id, event_hash, event,
     {of_all},
-    case when type = 'ENGINE_EVENT' and contains(event, '"workflows/attempt"') then 'metered'
-         when type is not null then coalesce(({_sql_map(KINDS)})[type], 'other') end as kind
+    case type when 'ENGINE_EVENT' then case when contains(event, '"workflows/attempt"') then 'metered' else 'other' end
+      {kinds} else case when type is not null then 'other' end end as kind
   from parsed
 ), opened as (
-  select * exclude (event), case when kind in ('metered', {more}) then try(from_json(event, {_sql_text(_shape())})) end as e from typed
-), named as (
-  select * exclude (e),
-    {columns}
-  from opened
+  select * exclude (event), case kind {more} end as more from typed
 ), failures as (
   select *, case when error is not null then try(
     list_filter(json_extract(error, {chain}), lambda e: json_extract_string(e, '$.cls_name') is not null)) end as chain
-  from named
+  from opened
 ), causes as (
-  select *,
-    coalesce(list_filter(chain, lambda e: list_contains({own}, json_extract_string(e, '$.cls_name')))[1], chain[-1]) as cause
+  select *, case when error is not null then
+    coalesce(list_filter(chain, lambda e: list_contains({own}, json_extract_string(e, '$.cls_name')))[1], chain[-1]) end as cause
   from failures
 ), described as (
   select * exclude (cause),
-    json_extract_string(cause, '$.cls_name') as error_class,
-    trim(json_extract_string(cause, '$.message'), e' \\n') as said,
-    strpos(said, error_class || ': ') as named_at
+    case when error is not null then json_extract_string(cause, '$.cls_name') end as error_class,
+    case when error is not null then trim(json_extract_string(cause, '$.message'), e' \\n') end as said
   from causes
 ), translated as (
   select *,
-    case when kind = 'materialized' then {_with_versions("materialized", "made_tags")}
-         when kind = 'observed' then {_with_versions("observed", "observed_tags")}
-         when kind = 'logs_captured' then json_object('log_key', coalesce(log_key, file_key), 'step_keys', log_steps,
-           'url', log_url, 'stdout_url', stdout_url, 'stderr_url', stderr_url)
-         when kind = 'metered' then {_metadata("entries")}
-         when kind = 'checked' then json_object('check_name', check_name, 'passed', passed = 'true', 'severity',
-           lower(coalesce(split_part(severity, '.', -1), 'error')))
-         when kind = 'run_failed' and failure_reason is not null then
-           json_object('failure_reason', lower(split_part(failure_reason, '.', -1))) end as data
+    case when kind in ('materialized', 'observed', 'checked') then json_extract_string(more[1], '$') end as asset,
+    case when kind in ('materialized', 'observed', 'checked') then json_extract_string(more[2], '$') end as partition,
+    case kind
+      when 'materialized' then {_with_versions("more[3]", "more[4]")}
+      when 'observed' then {_with_versions("more[3]", "more[4]")}
+      when 'logs_captured' then json_object('log_key', coalesce(nullif(more[1], 'null'), more[2]), 'step_keys', more[3],
+        'url', more[4], 'stdout_url', more[5], 'stderr_url', more[6])
+      when 'metered' then {_metadata("more[1]")}
+      when 'checked' then json_object('check_name', json_extract_string(more[3], '$'), 'passed',
+        json_extract_string(more[4], '$') = 'true', 'severity',
+        lower(coalesce(split_part(json_extract_string(more[5], '$'), '.', -1), 'error')))
+      when 'run_failed' then case when json_extract_string(more[1], '$') is not null then
+        json_object('failure_reason', lower(split_part(json_extract_string(more[1], '$'), '.', -1))) end end as data
   from described
 )
 select source_id, run_id, event_id, event_hash, kind,
@@ -285,16 +258,15 @@ select source_id, run_id, event_id, event_hash, kind,
   coalesce(step, step_of_event) as step_key,
   coalesce(try_cast(pid as bigint), case when kind = 'metered' then
     try_cast(json_extract_string(data, '$."workflows/process_id"') as bigint) end) as process_id,
-  case when kind = 'step_succeeded' then try_cast(duration_ms as double) / 1000
-       when kind = 'step_retried' then coalesce(try_cast(wait as double), 0) end as seconds,
+  case kind when 'step_succeeded' then try_cast(duration_ms as double) / 1000
+    when 'step_retried' then coalesce(try_cast(json_extract_string(more[1], '$') as double), 0) end as seconds,
   error_class,
-  nullif(left(case when named_at > 0 and not contains(left(said, named_at), ' ')
-    then substr(said, named_at + length(error_class) + 2) else said end, {MESSAGE_LIMIT}), '') as error_message,
-  case when kind = 'materialized' then array_to_string(try_cast(asset as varchar[]), '/')
-       when kind = 'observed' then array_to_string(try_cast(observed_asset as varchar[]), '/')
-       when kind = 'checked' then array_to_string(try_cast(checked_asset as varchar[]), '/') end as asset_key,
-  case when kind = 'materialized' then partition when kind = 'observed' then observed_partition
-       when kind = 'checked' then checked_partition end as partition_key,
+  case when error is not null then nullif(left(
+    case when strpos(said, error_class || ': ') > 0 and not contains(left(said, strpos(said, error_class || ': ')), ' ')
+      then substr(said, strpos(said, error_class || ': ') + length(error_class) + 2) else said end,
+    {MESSAGE_LIMIT}), '') end as error_message,
+  case when asset is not null then array_to_string(try_cast(asset as varchar[]), '/') end as asset_key,
+  partition as partition_key,
   nullif(data::varchar, '{{}}') as data
 from translated
 """
@@ -304,17 +276,17 @@ TRANSLATE_SQL = _translate_sql()
 """Reads the relation `raw` (source_id, run_id, event_id, event_hash, event) and gives the columns of `Event`, in their order."""
 
 
-def texts_of(stored: Sequence[bytes]) -> pa.Array:
+def texts_of(stored: Sequence[bytes], pool: pa.MemoryPool | None = None) -> pa.Array:
     """Stored events as texts; what is no UTF-8 becomes a sentence that says so, and ends in quarantine."""
     try:
-        return pa.array(stored, pa.binary()).cast(pa.string())
+        return pa.array(stored, pa.binary(), memory_pool=pool).cast(pa.string())
     except pa.ArrowInvalid:
-        return pa.array([_decoded(text) for text in stored], pa.string())
+        return pa.array([_decoded(text) for text in stored], pa.string(), memory_pool=pool)
 
 
-def plain_texts(texts: pa.ChunkedArray) -> pa.ChunkedArray:
+def plain_texts(texts: pa.ChunkedArray, find: Find) -> pa.ChunkedArray:
     """`plain_json` of each text; those that need it are found in bulk, since to search each would take as long as to read it."""
-    odd = rows_with(texts, _NO_JSON)
+    odd = find(texts, _NO_JSON)
     if not odd:
         return texts
     mended = texts.to_pylist()

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import random
+import statistics
 from collections.abc import Callable
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import psycopg2
 import pytest
 
+from workflows_pkg.history.records import Cursor
 from workflows_pkg.history.store import open_history
 from workflows_pkg.orchestration import batches, positions
 from workflows_pkg.orchestration.events import sync_events
@@ -179,6 +182,52 @@ def test_between_its_end_and_the_last_look_a_run_is_read_from_its_last_row_on(
     ended(batches.GRACE + timedelta(seconds=5))
     assert sync_events(postgres.where, tmp_path).events == 1, "the late row, at the last look"
     assert numbers(tmp_path, run_id) == stored(postgres, run_id)
+
+
+def test_a_run_that_ended_a_while_ago_is_asked_about_when_it_has_its_turn(
+    postgres: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_id = open_run(postgres)
+    sync_events(postgres.where, tmp_path)
+
+    def ended(ago: timedelta) -> None:
+        sql = "update runs set status = 'SUCCESS', end_time = %s, update_timestamp = now() where run_id = %s"
+        postgres.sql(sql, ((datetime.now(UTC) - ago).timestamp(), run_id))
+
+    def says_something() -> None:
+        with closing(psycopg2.connect(postgres.where)) as con, con, con.cursor() as cursor:
+            another(cursor, run_id)
+
+    ended(batches.TALKS_ON + timedelta(seconds=5))
+    sync_events(postgres.where, tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(batches, "TURN_S", 10**9)  # no turn while the test runs
+        says_something()
+        assert sync_events(postgres.where, tmp_path).events == 0
+    with monkeypatch.context() as patched:
+        patched.setattr(batches.Plan, "has_turn", lambda self, run_id: True)
+        assert sync_events(postgres.where, tmp_path).events == 1
+    ended(batches.GRACE + timedelta(seconds=5))
+    says_something()
+    assert sync_events(postgres.where, tmp_path).events == 1, "the last look needs no turn"
+    assert numbers(tmp_path, run_id) == stored(postgres, run_id)
+
+
+@pytest.mark.parametrize("pause_s", [0.5, 1.7, 5, 10, 60])
+def test_every_run_has_its_turn_every_ten_seconds_however_often_is_looked(pause_s: float) -> None:
+    begin = datetime(2026, 1, 1, tzinfo=UTC)
+    looks = [begin + timedelta(seconds=pause_s * number) for number in range(200)]
+    turns: dict[str, list[datetime]] = {f"run {number}": [] for number in range(50)}
+    for before, now in pairwise(looks):
+        cursor = Cursor(source_id="s", shard=batches.RUNS, position="", updated_at=before)
+        plan = batches.Plan(cast("Source", None), "s", {batches.RUNS: cursor}, [], [], "", now)
+        for run_id, had in turns.items():
+            if plan.has_turn(run_id):
+                had.append(now)
+    between = [(later - earlier).total_seconds() for had in turns.values() for earlier, later in pairwise(had)]
+    assert between
+    assert max(between) <= batches.TURN_S + pause_s
+    assert statistics.mean(between) == pytest.approx(max(batches.TURN_S, pause_s), rel=0.1)
 
 
 def test_numbers_used_again_after_a_run_was_deleted_are_landed(copied: Callable[[str], Any], tmp_path: Path) -> None:

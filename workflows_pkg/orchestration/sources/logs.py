@@ -11,7 +11,7 @@ import sqlite3
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
-from itertools import pairwise
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -206,32 +206,34 @@ def _by_run(
     notes: where types of event are noted; None where the database does not know them. An event without a type is a line logged by
     user code.
     """
+    runs: list[Any] = []
     numbers: list[int] = []
-    texts: list[bytes] = []
+    texts: list[Any] = []
     kinds: list[Any] = []
-    begins: list[tuple[Any, int]] = []
-    last: Any = None
-    full = False
-    for run_id, number, stored, kind in rows:
-        text = stored if type(stored) is bytes else bytes(stored or b"")  # psycopg2 gives a view, an empty column nothing
-        if run_id != last or not begins:
-            begins.append((run_id, len(numbers)))
-            last = run_id
+    # kept as columns at once: rows that stay would be walked through again and again by Python's collector
+    for run_id, number, text, kind in rows:
+        runs.append(run_id)
         numbers.append(number)
         texts.append(text)
         kinds.append(kind)
-        limit -= 1
-        limit_bytes -= len(text)
-        if limit <= 0 or limit_bytes < 0:
-            full = True
-            break
+        if text is not None:
+            limit_bytes -= len(text)
+            if limit_bytes < 0:
+                break
+    if set(map(type, texts)) != {bytes}:
+        texts = [bytes(text or b"") for text in texts]  # psycopg2 gives views, an empty column nothing
     if notes is not None:
         notes.heard(kinds)
     logs = [_NO_EVENT in text for text in texts] if notes is None else [kind is None for kind in kinds]
     found = Rows.of(numbers, texts, logs)
-    begins.append((None, len(numbers)))
-    by_run = {_text(run_id): found.part(begin, end) for (run_id, begin), (_, end) in pairwise(begins)}
-    return by_run, _text(last) if full else None
+    by_run: dict[str, Rows] = {}
+    begin = 0
+    for run_id, same in groupby(runs):
+        end = begin + sum(1 for _ in same)
+        by_run[_text(run_id)] = found.part(begin, end)
+        begin = end
+    full = bool(runs) and (len(runs) >= limit or limit_bytes < 0)
+    return by_run, _text(runs[-1]) if full else None
 
 
 def _text(run_id: Any) -> str:

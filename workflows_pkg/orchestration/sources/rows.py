@@ -13,6 +13,8 @@ from workflows_pkg.errors import BusyError, SetupError
 LONGEST_EVENT = 8_000_000
 """Characters of an event that are read; a longer one is no longer JSON then and goes to quarantine."""
 
+_DIGEST_BYTES = 16
+
 RUNLESS = ""
 """Run id of what was reported from outside, such as by Dagster's REST API; no row of runs belongs to it."""
 
@@ -44,7 +46,7 @@ class Rows:
     @classmethod
     def of(cls, numbers: Sequence[int], texts: Sequence[bytes], logs: Sequence[bool]) -> Rows:
         """With the digests made."""
-        return cls(numbers, [digest(text) for text in texts], texts, logs)
+        return cls(numbers, [blake2b(text, digest_size=_DIGEST_BYTES).hexdigest() for text in texts], texts, logs)
 
     def __len__(self) -> int:
         return len(self.numbers)
@@ -69,7 +71,7 @@ NO_ROWS = Rows()
 
 def digest(text: bytes) -> str:
     """By which an event is known beside its number: blake2b of its stored bytes, 16 bytes in hex."""
-    return blake2b(text, digest_size=16).hexdigest()
+    return blake2b(text, digest_size=_DIGEST_BYTES).hexdigest()
 
 
 @dataclass(frozen=True)
