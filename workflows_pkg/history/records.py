@@ -111,7 +111,8 @@ class JobStep(Record):
     step: str = Field(description="Dagster's name of the step without a mapping key.")
     needs: JsonText = Field(description="The steps whose outputs it takes or which it must follow, as a JSON list of such names.")
     memory_limit_mib: float | None = Field(
-        None, description="Memory that its author allows it (`limits` of its tag dagster-k8s/config); unknown where none is stated."
+        None,
+        description="Memory that its author allows it (`limits` of its tag dagster-k8s/config); unknown where none is stated.",
     )
 
 

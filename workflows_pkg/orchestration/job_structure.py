@@ -31,7 +31,12 @@ def job_steps(snapshot_id: str, stored: bytes) -> list[JobStep]:
         ops = {op["name"]: op.get("tags") or {} for op in snapshot["solid_definitions_snapshot"]["solid_def_snaps"]}
         top = _Graph(graphs, snapshot["dep_structure_snapshot"], "", {})
         return [
-            JobStep(job_snapshot_id=snapshot_id, step=step, needs=json.dumps(sorted(needs)), memory_limit_mib=memory_limit_mib(ops[op]))
+            JobStep(
+                job_snapshot_id=snapshot_id,
+                step=step,
+                needs=json.dumps(sorted(needs)),
+                memory_limit_mib=memory_limit_mib(ops[op]),
+            )
             for step, op, needs in sorted(top.steps(), key=lambda found: found[0])
         ]
     except (zlib.error, ValueError, KeyError, TypeError, AttributeError, RecursionError):

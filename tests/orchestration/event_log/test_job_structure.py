@@ -143,7 +143,15 @@ def test_the_memory_that_a_step_is_allowed_is_read_from_its_tags(home: Path) -> 
 
 @pytest.mark.parametrize(
     ("stated", "mib"),
-    [("1Gi", 1024.0), ("1048576k", 1000.0), ("1e9", 953.67431640625), (2**21, 2.0), ("512", 512 / 2**20), ("lots", None), ("0", None)],
+    [
+        ("1Gi", 1024.0),
+        ("1048576k", 1000.0),
+        ("1e9", 953.67431640625),
+        (2**21, 2.0),
+        ("512", 512 / 2**20),
+        ("lots", None),
+        ("0", None),
+    ],
 )
 def test_a_limit_is_read_as_kubernetes_does(stated: object, mib: float | None) -> None:
     tags = {"dagster-k8s/config": json.dumps({"container_config": {"resources": {"limits": {"memory": stated}}}})}
