@@ -299,7 +299,7 @@ def publish_table(forecasts: Iterable[Forecast], path: Path) -> None:
     """Writes the forecasts as one JSON file for lookups, replaced in one step: a reader sees the old table or the new one.
 
     After the index, one line per job in the order of their names, each quantity as [p05, p50, p95, sample count, predictor], the figures to
-    six places.
+    six places; the run time of a whole run also with its basis.
     Of a job with so many steps that its line would be longer than a lookup reads, the shortest steps are left out.
     """
     jobs: dict[str, dict[str, dict[str, list[Any]]]] = {}
@@ -307,7 +307,9 @@ def publish_table(forecasts: Iterable[Forecast], path: Path) -> None:
     for item in forecasts:
         if item.quantity in _NOT_PUBLISHED:
             continue
-        entry = [*(float(f"{end:.6g}") for end in (item.p05, item.p50, item.p95)), item.sample_count, item.predictor]
+        entry: list[Any] = [*(float(f"{end:.6g}") for end in (item.p05, item.p50, item.p95)), item.sample_count, item.predictor]
+        if item.basis is not None and (item.step, item.quantity) == ("", "run_time_s"):
+            entry.append(json.loads(item.basis))
         jobs.setdefault(item.job_name, {}).setdefault(item.step, {})[item.quantity] = entry
         as_of = max(as_of or item.as_of, item.as_of)
     index: list[tuple[str, int]] = []
