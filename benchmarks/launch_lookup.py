@@ -35,6 +35,7 @@ TARGET_MS = 20.0
 """The issue's figure for the 95 % quantile of a lookup."""
 
 STEPS = 8
+BASIS = '{"usual": 10.0, "outcomes": 50, "ratio": 1.2, "moved": [["weekday", 1.25, 7], ["newest", 1.2, 10]]}'
 OURS = "run_coordinator: {module: workflows_pkg.instance.coordinator, class: ForecastingRunCoordinator}\n"
 
 
@@ -51,11 +52,12 @@ def forecasts(jobs: int) -> Iterator[Forecast]:
     now = datetime.now(UTC)
     for job in range(jobs):
         for step in ("", *(f"step_{number}" for number in range(STEPS))):
-            for quantity in ("run_time_s", "cost_usd", "failure_share", "queue_time_s" if not step else "time_left_s"):
+            of_it = ("time_left_s", "peak_memory_mib", "memory_request_mib") if step else ("queue_time_s",)
+            for quantity in ("run_time_s", "cost_usd", "failure_share", *of_it):
                 p50 = random.lognormvariate(3, 1)
                 yield Forecast(
                     job_name=f"job_{job}", step=step, quantity=quantity, p05=p50 * 0.7, p50=p50, p95=p50 * 1.6, sample_count=48,
-                    predictor="median_of_10", as_of=now,
+                    predictor="median_of_10", as_of=now, basis=BASIS,
                 )  # fmt: skip
 
 

@@ -40,6 +40,10 @@ def test_from_a_new_file_to_a_forecast(project: Path, workflows: Call) -> None:
     assert [run["outcome"] for run in runs] == ["success"] * 3
     forecast = workflows("forecast", "--json").value
     whole = [row for row in forecast if row["job_name"] == "sums" and row["step"] == "" and row["quantity"] == "run_time_s"]
+    assert whole[0]["rests_on"].startswith("Rests on ")
+    assert {"usual", "ratio"} <= whole[0]["basis"].keys()
+    told = workflows("forecast", "sums").out
+    assert f"run time: {whole[0]['rests_on']}" in told
     assert len(whole) == 1
     assert 0 < whole[0]["p05"] <= whole[0]["p50"] <= whole[0]["p95"]
     assert "expected" in workflows("run", "sums").err

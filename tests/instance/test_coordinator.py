@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import sqlite3
@@ -45,6 +46,23 @@ def test_a_run_says_what_to_expect_before_it_starts(instance: dg.DagsterInstance
         "said": "expected", "expected_s": 30.0, "p05_s": 24.0, "p95_s": 42.0, "failure_share": 0.03, "cost_usd": 0.0004,
         "runs_behind_it": 48, "predictor": "median_of_10", "part_of_the_job": False, "as_of": beside.AS_OF.isoformat(),
     }  # fmt: skip
+
+
+def test_a_run_says_what_moved_its_time_and_what_memory_its_steps_should_ask_for(
+    home: Path, instance: dg.DagsterInstance, submit: Submit, beside: ModuleType
+) -> None:
+    moved = json.dumps({"usual": 25.0, "outcomes": 40, "ratio": 1.2, "moved": [["weekday", 1.25, 5]]})
+    known = [item.model_copy(update={"basis": moved}) if item.step == "" else item for item in beside.nightly_forecasts()]
+    known += [
+        beside.forecast("nightly", "clean", name, 400.0, 400.0, 400.0) for name in ("peak_memory_mib", "memory_request_mib")
+    ]
+    beside.publish(home, known)
+    (said,) = beside.events(instance, submit(), "ENGINE_EVENT")
+    assert said.message.endswith("UTC. 20 % above its usual 25 s: 5 of the same weekday were 25 % above it.")
+    rows = [row.data for row in said.event_specific_data.metadata["slowest steps"].records]
+    assert [(row["step"], row["memory"], row["ask for"]) for row in rows] == [
+        ("clean", "400 MiB", "400 MiB"), ("extract", "unknown", "unknown"), ("score", "unknown", "unknown"),
+    ]  # fmt: skip
 
 
 def test_a_run_with_a_deadline_says_how_likely_it_misses_it(

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from workflows_pkg.history.records import Run, StepAttempt
+from workflows_pkg.history.records import JobStep, Run, StepAttempt
 from workflows_pkg.history.schema import create_table, names
 
 START = datetime(2024, 1, 1, 6, tzinfo=UTC)
@@ -101,10 +101,11 @@ def daily() -> Callable[..., tuple[pd.DataFrame, pd.DataFrame]]:
 
 @pytest.fixture
 def holding() -> Callable[[pd.DataFrame, pd.DataFrame], duckdb.DuckDBPyConnection]:
-    """A connection to a database in memory whose `runs` and `step_attempts` hold the given rows."""
+    """A connection to a database in memory whose `runs` and `step_attempts` hold the given rows; `job_steps` is empty."""
 
     def open_with(runs: pd.DataFrame, attempts: pd.DataFrame) -> duckdb.DuckDBPyConnection:
         con = duckdb.connect()
+        con.execute(create_table(JobStep, "main"))
         for record, frame in ((Run, runs), (StepAttempt, attempts)):
             con.execute(create_table(record, "main"))
             if len(frame):

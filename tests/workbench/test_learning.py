@@ -186,10 +186,10 @@ def test_the_writers_turn_is_taken_only_to_write(
     free: list[bool] = []
     train = learning.train_with_card
 
-    def looks(*args: object) -> object:
+    def looks(*args: object, **named: object) -> object:
         with writer(instance_home, wait_s=0):
             free.append(True)
-        return train(*args)  # type: ignore[arg-type]
+        return train(*args, **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr(learning, "train_with_card", looks)
     learn(instance_home)

@@ -18,6 +18,7 @@ from workflows_pkg.release.apply import apply as apply_suggestion
 from workflows_pkg.release.durable import replace
 from workflows_pkg.release.versions import VersionStore
 from workflows_pkg.report.comparison import comparison_table, rule_comparison
+from workflows_pkg.report.rests_on import rests_on
 from workflows_pkg.report.tables import quantity, words
 from workflows_pkg.spec.loader import load
 from workflows_pkg.spec.source import read_text
@@ -37,9 +38,10 @@ from workflows_pkg.workbench.news import has_news
 @home_option
 @json_option
 def forecast(job: str | None, training: bool, compare: bool, home: Path | None, as_json: bool) -> None:
-    """How long the next run will wait, start and take, and what it will cost, with the error of the simple rules beside.
+    """How long the next run will wait, start and take, what it will cost, how likely it fails, and what memory its steps should ask for.
 
-    JOB limits the answer to one workflow or job and shows its steps. An interval holds 90 of 100 cases.
+    JOB limits the answer to one workflow or job, and shows its steps and what each forecast rests on. An interval holds 90 of 100 cases;
+    the error of the simple rules stands beside.
     """
     folder = resolve_home(home)
     if training and has_news(folder):
@@ -76,7 +78,24 @@ def forecast(job: str | None, training: bool, compare: bool, home: Path | None, 
     ]
     nothing = "nothing to forecast from yet; run something and sync: workflows history sync"
     figures = ("expected", "from", "to", "n", "error", "its error")
-    answer([one.model_dump() for one in shown], as_json, lambda: listing(rows, figures) if rows else nothing)
+    values = [
+        one.model_dump() | {"basis": json.loads(one.basis) if one.basis else None, "rests_on": rests_on(one)} for one in shown
+    ]
+    answer(values, as_json, lambda: listing(rows, figures) + (_reasons(shown) if job is not None else "") if rows else nothing)
+
+
+def _reasons(forecasts: list[Forecast]) -> str:
+    """What each forecast rests on, a paragraph per step."""
+    lines: list[str] = []
+    for step in dict.fromkeys(one.step for one in forecasts):
+        lines += ["", step or "whole run"]
+        told = [one for one in forecasts if one.step == step and one.quantity not in _TOLD_WITH]
+        lines += [f"  {words(one.quantity)}: {rests_on(one)}" for one in told]
+    return "\n" + "\n".join(lines)
+
+
+_TOLD_WITH = frozenset({"cost_usd", "memory_retry_mib", "time_left_s", "whole_time_s"})
+"""Quantities that rest on the same as another of their step."""
 
 
 @click.command()

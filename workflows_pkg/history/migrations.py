@@ -56,6 +56,11 @@ def rate_cards(con: duckdb.DuckDBPyConnection) -> None:
     add_what_is_missing(con)
 
 
+def forecast_bases(con: duckdb.DuckDBPyConnection) -> None:
+    """What a forecast rests on, and what memory a step is allowed."""
+    add_what_is_missing(con)
+
+
 def add_what_is_missing(con: duckdb.DuckDBPyConnection) -> None:
     """Tables and columns of this version that the history does not have; older rows take a new column's default."""
     found: dict[str, set[str]] = defaultdict(set)
@@ -83,6 +88,7 @@ MIGRATIONS: tuple[tuple[str, Migration], ...] = (
     ("rollups", rollups),
     ("observations", observations),
     ("rate_cards", rate_cards),
+    ("forecast_bases", forecast_bases),
 )
 """In the order in which they are applied; a released entry is never changed, only followed."""
 

@@ -110,6 +110,10 @@ class JobStep(Record):
     job_snapshot_id: str = Field(description="Identity of the job's structure, a hash of it; `runs` says which run had which.")
     step: str = Field(description="Dagster's name of the step without a mapping key.")
     needs: JsonText = Field(description="The steps whose outputs it takes or which it must follow, as a JSON list of such names.")
+    memory_limit_mib: float | None = Field(
+        None,
+        description="Memory that its author allows it (`limits` of its tag dagster-k8s/config); unknown where none is stated.",
+    )
 
 
 class StepAttempt(Record):
@@ -327,7 +331,9 @@ class Forecast(Record):
     step: str = Field("", description="The step; empty: the whole run.")
     quantity: str = Field(
         description="queue_time_s, start_time_s, run_time_s, cost_usd or failure_share (the risk of failing for good); of a step "
-        "also time_left_s, from its end to the run's, and whole_time_s, from the begin of its first try to the end of its last."
+        "also time_left_s, from its end to the run's, and whole_time_s, from the begin of its first try to the end of its last; "
+        "first_try_failure_share and retry_failure_share, the risks that a first try and a retry fail; peak_memory_mib; and "
+        "memory_request_mib and memory_retry_mib, what to ask for and what after a kill: decisions, so all three figures are the same."
     )
     p05: float = Field(description="Below this in 5 of 100 cases.")
     p50: float = Field(description="Below this in half the cases.")
@@ -335,10 +341,17 @@ class Forecast(Record):
     sample_count: int = Field(description="Attempts or runs it rests on.")
     predictor: str = Field(description="What counted most in it: an expert's name, or how the rate was found.")
     error_share: float | None = Field(
-        None, description="Its median absolute relative error in replay; unknown before five outcomes."
+        None,
+        description="Its median absolute relative error in replay; unknown before five outcomes. Of memory_request_mib: memory times "
+        "time asked for and not used, kills included, over what was used.",
     )
     best_rule: str | None = Field(None, description="The best simple rule on the same rows.")
     best_rule_error_share: float | None = Field(None, description="That rule's error.")
+    basis: JsonText | None = Field(
+        None,
+        description="What it rests on, as JSON: what is usual, what moved it from there, scores beside the rules, causes of failures; "
+        "`workflows forecast` says it in words.",
+    )
     as_of: datetime = Field(description="What had happened by then was known.")
 
 

@@ -41,7 +41,7 @@ from workflows_pkg.report.expectation import (
     over_budget_sentence,
     span,
 )
-from workflows_pkg.report.tables import duration
+from workflows_pkg.report.tables import duration, quantity
 from workflows_pkg.workbench.run_forecast import forecast_of_run, planned_step_keys
 
 _SLOWEST = 5
@@ -139,17 +139,17 @@ def _of_this_run(instance: dg.DagsterInstance, job: JobForecast, run: dg.Dagster
     total, picked = (sum(takes[step].p50 for step in steps) for steps in (takes, chosen))
     if picked <= 0:
         return None
-    scaled = replace(run_time, **{end: getattr(run_time, end) * picked / total for end in ("p05", "p50", "p95")})
+    scaled = replace(run_time, basis=None, **{end: getattr(run_time, end) * picked / total for end in ("p05", "p50", "p95")})
     return scaled, f"Only {len(chosen)} of {len(takes)} steps run: the whole run's time, scaled to their share of step time. "
 
 
 def _metadata(job: JobForecast, run_time: Quantiles, of_limits: dict[str, Any], *, partial: bool) -> dict[str, Any]:
     """What stands below the sentence: the slowest steps, and every figure by name for programs."""
     figures: dict[str, Any] = {"expected_s": run_time.p50, "p05_s": run_time.p05, "p95_s": run_time.p95}
-    for quantity in () if partial else ("failure_share", "cost_usd"):
-        known = job.run(quantity)
+    for name in () if partial else ("failure_share", "cost_usd"):
+        known = job.run(name)
         if known is not None:
-            figures[quantity] = known.p50
+            figures[name] = known.p50
     figures = {name: float(f"{value:.6g}") for name, value in figures.items()}
     figures |= {"runs_behind_it": run_time.sample_count, "predictor": run_time.predictor}
     shown: dict[str, Any] = {}
@@ -162,17 +162,19 @@ def _metadata(job: JobForecast, run_time: Quantiles, of_limits: dict[str, Any], 
 
 def _table(job: JobForecast, steps: list[str]) -> dg.TableMetadataValue:
     takes, risks = job.steps("run_time_s"), job.steps("failure_share")
+    peaks, requests = job.steps("peak_memory_mib"), job.steps("memory_request_mib")
     rows = [
-        dg.TableRecord(
-            {
-                "step": step,
-                "expected": duration(takes[step].p50),
-                "9 of 10": span(takes[step].p05, takes[step].p95),
-                "fails": of_hundred(risks[step].p50) if step in risks else "unknown",
-            }
-        )
+        {
+            "step": step,
+            "expected": duration(takes[step].p50),
+            "9 of 10": span(takes[step].p05, takes[step].p95),
+            "fails": of_hundred(risks[step].p50) if step in risks else "unknown",
+        }
         for step in steps
     ]
-    return dg.MetadataValue.table(
-        rows, schema=dg.TableSchema([dg.TableColumn(name) for name in ("step", "expected", "9 of 10", "fails")])
-    )
+    if requests.keys() & set(steps):
+        for row, step in zip(rows, steps, strict=True):
+            row["memory"] = quantity(peaks[step].p50, "peak_memory_mib") if step in peaks else "unknown"
+            row["ask for"] = quantity(requests[step].p50, "memory_request_mib") if step in requests else "unknown"
+    schema = dg.TableSchema([dg.TableColumn(name) for name in rows[0]])
+    return dg.MetadataValue.table([dg.TableRecord(row) for row in rows], schema=schema)

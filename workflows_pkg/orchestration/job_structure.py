@@ -7,6 +7,8 @@ the ops, whose paths are the step keys. A snapshot that cannot be read gives no 
 from __future__ import annotations
 
 import json
+import math
+import re
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -14,19 +16,50 @@ from typing import Any
 
 from workflows_pkg.history.records import JobStep
 
+_K8S = "dagster-k8s/config"
+_QUANTITY = re.compile(r"(\d+(?:\.\d*)?(?:[eE][+-]?\d+)?)(m|k|M|G|T|P|E|Ki|Mi|Gi|Ti|Pi|Ei)?")
+_FACTORS = {"": 1.0, "m": 1e-3, **{unit: 1e3 ** (place + 1) for place, unit in enumerate("kMGTPE")}} | {
+    f"{unit}i": 1024.0 ** (place + 1) for place, unit in enumerate("KMGTPE")
+}
+
 
 def job_steps(snapshot_id: str, stored: bytes) -> list[JobStep]:
     """The steps of one job snapshot, as `snapshots.snapshot_body` has it; empty where it cannot be read."""
     try:
         snapshot = json.loads(zlib.decompress(stored))
         graphs = {graph["name"]: graph for graph in snapshot["solid_definitions_snapshot"]["composite_solid_def_snaps"]}
+        ops = {op["name"]: op.get("tags") or {} for op in snapshot["solid_definitions_snapshot"]["solid_def_snaps"]}
         top = _Graph(graphs, snapshot["dep_structure_snapshot"], "", {})
         return [
-            JobStep(job_snapshot_id=snapshot_id, step=step, needs=json.dumps(sorted(needs)))
-            for step, needs in sorted(top.steps())
+            JobStep(
+                job_snapshot_id=snapshot_id,
+                step=step,
+                needs=json.dumps(sorted(needs)),
+                memory_limit_mib=memory_limit_mib(ops[op]),
+            )
+            for step, op, needs in sorted(top.steps(), key=lambda found: found[0])
         ]
     except (zlib.error, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return []
+
+
+def memory_limit_mib(tags: Mapping[str, str]) -> float | None:
+    """The memory that the tags of an op allow its container on Kubernetes; None: they state none, or none that can be read.
+
+    Suffixes as in Kubernetes' documentation of quantities: https://kubernetes.io/docs/reference/kubernetes-api/common-definitions/quantity/
+
+    >>> memory_limit_mib({_K8S: '{"container_config": {"resources": {"limits": {"memory": "2Gi"}}}}'})
+    2048.0
+    """
+    try:
+        stated = json.loads(tags[_K8S])["container_config"]["resources"]["limits"]["memory"]
+        found = _QUANTITY.fullmatch(str(stated).strip())
+    except (ValueError, KeyError, TypeError):
+        return None
+    if found is None:
+        return None
+    size = float(found[1]) * _FACTORS[found[2] or ""] / 2**20
+    return size if 0 < size < math.inf else None
 
 
 @dataclass(frozen=True)
@@ -38,8 +71,8 @@ class _Graph:
     path: str
     inputs: Mapping[tuple[str, str], set[str]]
 
-    def steps(self) -> Iterator[tuple[str, set[str]]]:
-        """Every op below with the steps it waits for."""
+    def steps(self) -> Iterator[tuple[str, str, set[str]]]:
+        """Every op below: its path, the name of its definition, and the steps it waits for."""
         for node in self.structure["solid_invocation_snaps"]:
             name = node["solid_name"]
             behind = self._behind(node)
@@ -47,7 +80,7 @@ class _Graph:
                 yield from self._inside(node, behind).steps()
             else:
                 own = (steps for (node_name, _), steps in self.inputs.items() if node_name == name)
-                yield self.path + name, set().union(*behind.values(), *own)
+                yield self.path + name, node["solid_def_name"], set().union(*behind.values(), *own)
 
     def _behind(self, node: Mapping[str, Any]) -> dict[str, set[str]]:
         """The steps that feed each input of a node from within this graph, or through it."""

@@ -55,6 +55,7 @@ def courses(known_runs: Frame, known_attempts: Frame, moment: datetime) -> list[
                     best_rule=None,
                     best_rule_error_share=None,
                     as_of=moment,
+                    basis=None,
                 )
             )
     return found

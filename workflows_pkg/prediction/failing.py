@@ -41,6 +41,8 @@ _DRIFT = 3e-4
 _MOST_APART = 4.0
 """Standard deviations to which features are cut."""
 _DAY = 86400.0
+_Z95 = 1.6449
+"""Standard deviations between the middle and the 95 % quantile of a normal distribution."""
 
 
 @dataclass
@@ -96,13 +98,16 @@ class _Step:
         variance = seen.var(axis=0)
         slow = (variance > 0) & (np.mean(np.diff(seen, axis=0) ** 2, axis=0) < 2 * _SLOW * variance)
         # where nothing changes slowly all are as similar
-        apart = np.abs(seen[:, slow] - figures[slow]) / np.sqrt(variance[slow])
-        away = apart.mean(axis=1) if slow.any() else np.zeros(count)
+        away = (np.abs(seen[:, slow] - figures[slow]) / np.sqrt(variance[slow])).mean(axis=1) if slow.any() else np.zeros(count)
         age = np.arange(count)[::-1]
         place = 0
         for span in SPANS:
             fading = np.exp(-age / span)
             plain = float(fading @ outcomes / fading.sum())
+            if not slow.any():
+                found[place : place + len(WIDTHS)] = [plain] * len(WIDTHS)
+                place += len(WIDTHS)
+                continue
             for width in WIDTHS:
                 mass = fading * np.exp(-away / width)
                 found[place] = float((mass @ outcomes + _OWN * plain) / (mass.sum() + _OWN))
@@ -129,10 +134,13 @@ class _Regression:
         found[0] = 1.0
         return found
 
-    def chance(self, features: np.ndarray, offset: float) -> float:
+    def chances(self, features: np.ndarray, offset: float) -> tuple[float, float, float]:
+        """The probability, and the 5 and 95 % quantile of the one that better known weights would give."""
         scaled = self.scaled(features)
         variance = float(scaled @ self.covariance @ scaled)
-        return _chance((offset + float(self.weights @ scaled)) / math.sqrt(1 + math.pi * variance / 8))
+        odds, width = offset + float(self.weights @ scaled), _Z95 * math.sqrt(max(variance, 0.0))
+        middle = _chance(odds / math.sqrt(1 + math.pi * variance / 8))
+        return middle, min(_chance(odds - width), middle), max(_chance(odds + width), middle)
 
     def learn(self, features: np.ndarray, offset: float, failed: bool) -> None:
         self.count += 1
@@ -153,7 +161,7 @@ class _Regression:
 class FailurePredictor:
     """The probability that an attempt fails; NaN for a step without outcome. First attempts and retries have outcomes of their own."""
 
-    columns = ("failure_share",)
+    columns = ("failure_share", "p05", "p95")
 
     def __init__(self) -> None:
         self._steps: dict[tuple[str, str], _Step] = {}
@@ -181,15 +189,15 @@ class FailurePredictor:
                 step.tags[submitted.tag] = failures + one.failed, count + 1
 
     def predict(self, submitted: Sequence[Submitted]) -> np.ndarray:
-        """The probability of each attempt."""
-        answers = np.full((len(submitted), 1), np.nan)
+        """The probability of each attempt, with the 90 % interval of what is known of it."""
+        answers = np.full((len(submitted), len(self.columns)), np.nan)
         asked: list[tuple[Submitted, tuple[np.ndarray, np.ndarray, float]]] = []
         for row, one in enumerate(submitted):
             step = self._steps.setdefault(one.key, _Step())
             described = self._described(step, one)
             if step.first.count + step.again.count:
                 features, _, offset = described
-                answers[row, 0] = self._regression(one.workflow, len(features)).chance(features, offset)
+                answers[row] = self._regression(one.workflow, len(features)).chances(features, offset)
             if one.id >= 0:
                 asked.append((one, described))
         for one, described in asked:

@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, field
+from typing import Any
 
-from workflows_pkg.history.records import Forecast
-from workflows_pkg.prediction.rows import Frame, in_utc
+import numpy as np
+
+from workflows_pkg.prediction.predictor import Finished, Submitted
 
 FAILURE = "failure_share"
 """The quantity: the risk that a run, or a step with all its retries, fails."""
@@ -25,6 +26,7 @@ KEEP = (1.0, 0.98, 0.95, 0.9, 0.8)
 did best on public records of continuous integration, where failures come in streaks."""
 
 _PRIOR = 0.5
+_LEVELS = np.array([0.05, 0.5, 0.95])
 _MARGIN = 3.0
 """Natural log units by which the past must be less surprising under forgetting than under equal weights: odds of 20 to 1."""
 
@@ -40,71 +42,86 @@ class Risk:
     predictor: str
 
 
+@dataclass
+class _Outcomes:
+    """The outcomes of a key under each factor of `KEEP`: discounted failures and successes, log loss of forecasts one step ahead."""
+
+    count: int = 0
+    failures: list[float] = field(default_factory=lambda: [0.0] * len(KEEP))
+    successes: list[float] = field(default_factory=lambda: [0.0] * len(KEEP))
+    losses: list[float] = field(default_factory=lambda: [0.0] * len(KEEP))
+
+    def add(self, failed: bool) -> None:
+        self.count += 1
+        for place, keep in enumerate(KEEP):
+            failures, successes = self.failures[place], self.successes[place]
+            chance = (failures + _PRIOR) / (failures + successes + 2 * _PRIOR)
+            self.losses[place] -= math.log(chance if failed else 1 - chance)
+            self.failures[place], self.successes[place] = failures * keep + failed, successes * keep + (not failed)
+
+    def factor(self) -> int:
+        """Place of the factor under which the past was least surprising; that of equal weights unless another did clearly better."""
+        best = self.losses.index(min(self.losses))
+        return best if self.losses[best] < self.losses[0] - _MARGIN else 0
+
+
 def failure_risk(failed: Sequence[bool]) -> Risk | None:
     """The risk that the next one fails, from outcomes in the order in which they became known; None without any: unknown."""
     if not failed:
         return None
-    keep = _factor(failed)
-    failures, successes = _counts(failed, keep)
+    past = _Outcomes()
+    for outcome in failed:
+        past.add(outcome)
+    place = past.factor()
+    low, middle, high = (float(ends) for ends in _ends(past.failures[place] + _PRIOR, past.successes[place] + _PRIOR))
+    return Risk(low, middle, high, len(failed), rate_name(place))
+
+
+class FailureRate:
+    """The rate of each key as `failure_risk` finds it, learned outcome by outcome; retries apart. NaN for a key without outcome.
+
+    `factor`: place in `KEEP` of what the rate was discounted by.
+    """
+
+    columns = ("p05", "failure_share", "p95", "factor")
+
+    def __init__(self) -> None:
+        self._keys: dict[tuple[str, str, bool], _Outcomes] = {}
+
+    def observe(self, finished: Sequence[Finished]) -> None:
+        """Adds outcomes that are success or failure."""
+        for one in finished:
+            if one.failed is not None:
+                self._keys.setdefault((*one.submitted.key, one.submitted.retry > 0), _Outcomes()).add(one.failed)
+
+    def predict(self, submitted: Sequence[Submitted]) -> np.ndarray:
+        """The rate of each key with its 90 % interval."""
+        answers = np.full((len(submitted), len(self.columns)), np.nan)
+        for row, one in enumerate(submitted):
+            past = self._keys.get((*one.key, one.retry > 0))
+            if past is not None:
+                place = past.factor()
+                ends = _ends(past.failures[place] + _PRIOR, past.successes[place] + _PRIOR)
+                answers[row] = (*ends, place)
+        return answers
+
+    def card(self) -> dict[str, Any]:
+        """How it is set."""
+        return {"keys": len(self._keys), "discounts": list(KEEP)}
+
+
+def rate_name(place: int) -> str:
+    """What a rate with this factor is called: after the number of newest outcomes that decide, where not all do.
+
+    >>> rate_name(0), rate_name(3)
+    ('failure_rate', 'failure_rate_of_newest_10')
+    """
+    return "failure_rate" if place == 0 else f"failure_rate_of_newest_{round(1 / (1 - KEEP[place]))}"
+
+
+def _ends(failures: float, successes: float) -> np.ndarray:
+    """The 5, 50 and 95 % quantile of a Beta distribution."""
     # SciPy comes with scikit-learn; only those who train wait for it
     from scipy.special import betaincinv
 
-    low, middle, high = (float(betaincinv(failures, successes, level)) for level in (0.05, 0.5, 0.95))
-    name = "failure_rate" if keep == 1.0 else f"failure_rate_of_newest_{round(1 / (1 - keep))}"
-    return Risk(low, middle, high, len(failed), name)
-
-
-def risks(tried: Frame, moment: datetime) -> list[Forecast]:
-    """The risk of failure of every (job, step) as of `moment`, from `tried`: one row per run, or per last attempt of a step.
-
-    Only outcomes known by then count, and only success and failure: a canceled run says nothing of it.
-    """
-    known = in_utc(tried)
-    known = known[known["outcome"].isin(["success", "failure"]) & (known["ended_at"] < moment)]
-    known = known.sort_values(["ended_at", "run_id"], kind="stable")
-    found: list[Forecast] = []
-    for (job, step), rows in known.groupby(["job_name", "step"]):
-        risk = failure_risk([outcome == "failure" for outcome in rows["outcome"]])
-        if risk is None:
-            continue
-        found.append(
-            Forecast(
-                job_name=str(job),
-                step=str(step),
-                quantity=FAILURE,
-                p05=risk.p05,
-                p50=risk.p50,
-                p95=risk.p95,
-                sample_count=risk.sample_count,
-                predictor=risk.predictor,
-                error_share=None,
-                best_rule=None,
-                best_rule_error_share=None,
-                as_of=moment,
-            )
-        )
-    return found
-
-
-def _factor(failed: Sequence[bool]) -> float:
-    """The factor with the smallest sum of log losses of one-step-ahead forecasts over the key's past."""
-    losses = {keep: _loss(failed, keep) for keep in KEEP}
-    best = min(KEEP, key=lambda keep: losses[keep])
-    return best if losses[best] < losses[1.0] - _MARGIN else 1.0
-
-
-def _loss(failed: Sequence[bool], keep: float) -> float:
-    failures = successes = loss = 0.0
-    for outcome in failed:
-        chance = (failures + _PRIOR) / (failures + successes + 2 * _PRIOR)
-        loss -= math.log(chance if outcome else 1 - chance)
-        failures, successes = failures * keep + outcome, successes * keep + (not outcome)
-    return loss
-
-
-def _counts(failed: Sequence[bool], keep: float) -> tuple[float, float]:
-    """Parameters of the posterior Beta distribution."""
-    failures = successes = 0.0
-    for outcome in failed:
-        failures, successes = failures * keep + outcome, successes * keep + (not outcome)
-    return failures + _PRIOR, successes + _PRIOR
+    return np.asarray(betaincinv(failures, successes, _LEVELS))

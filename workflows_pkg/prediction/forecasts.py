@@ -19,7 +19,14 @@ import pandas as pd
 from workflows_pkg.history.records import Forecast
 from workflows_pkg.prediction.course import COURSE, courses
 from workflows_pkg.prediction.duration.predictor import FLOOR, DurationPredictor
-from workflows_pkg.prediction.failure import FAILURE, KEEP, risks
+from workflows_pkg.prediction.failure import FAILURE, KEEP
+from workflows_pkg.prediction.live.attempts import NEWEST
+from workflows_pkg.prediction.live.basis import moved, text
+from workflows_pkg.prediction.live.choosing import RULE_OF_CHOICE, Choice
+from workflows_pkg.prediction.live.choosing import summary as choice_summary
+from workflows_pkg.prediction.live.failures import AGAIN, FIRST, RATE, Choices, risks, risks_by_try
+from workflows_pkg.prediction.live.memory import LEARNED as SIZED
+from workflows_pkg.prediction.live.memory import PEAK, REQUEST, RETRY, requests
 from workflows_pkg.prediction.lookup import BLOCK, FORMAT, LONGEST_LINE
 from workflows_pkg.prediction.picks import PER_STEP_TIME, is_picked, pick_name
 from workflows_pkg.prediction.rows import (
@@ -28,16 +35,19 @@ from workflows_pkg.prediction.rows import (
     Frame,
     attempt_observations,
     attempts,
+    memory_limits,
     run_observations,
     runs,
 )
 from workflows_pkg.prediction.rules import RULES
-from workflows_pkg.prediction.serving import COST_FLOOR, predictions
+from workflows_pkg.prediction.serving import COST_FLOOR, REPLAYED, predictions
 
 RUN_QUANTITIES = ("queue_time_s", "start_time_s", "run_time_s", "cost_usd")
 STEP_QUANTITIES = ("run_time_s", "cost_usd")
 MOST_PICKS = 500
 """Sets of assets that ran together of which the time is forecast; the table is read at every launch, and stays small."""
+_NOT_PUBLISHED = frozenset({RETRY, FIRST, AGAIN})
+"""What no launch asks for; a line of the table holds about a thousand steps."""
 SCORED_FROM = 5
 """Outcomes with a forecast before them from which its error is told."""
 
@@ -57,9 +67,12 @@ def train(con: Connection, now: datetime, partitions: Mapping[str, str] | None =
 
 
 def train_with_card(
-    con: Connection, now: datetime, partitions: Mapping[str, str] | None = None
+    con: Connection, now: datetime, partitions: Mapping[str, str] | None = None, before: Mapping[str, Any] | None = None
 ) -> tuple[list[Forecast], dict[str, Any]]:
-    """`train`, and the predictors' card: data window, features, settings, and scores beside the simple rules."""
+    """`train`, and the predictors' card: data window, features, settings, scores beside the simple rules, and which predictor serves what.
+
+    `before`: the card of the last training, so that this one can tell what was promoted and withdrawn since.
+    """
     moment = now.astimezone(UTC)
     known_runs = runs(con)
     known_runs = known_runs[known_runs["created_at"] < moment]
@@ -68,6 +81,9 @@ def train_with_card(
     known_attempts = known_attempts[known_attempts["started_at"] < moment]
     asked = known_attempts[["run_id", "started_at"]].merge(known_runs[["run_id", "created_at"]], on="run_id", how="left")
     asked = asked["created_at"].fillna(asked["started_at"]).set_axis(known_attempts.index)
+    lived = known_attempts.assign(
+        submitted_at=asked, retry=known_attempts["attempt"] - 1, memory_limit_mib=memory_limits(con, known_attempts, known_runs)
+    )
     known_attempts = known_attempts.assign(submitted_at=asked, attempt=1)
     ahead = dict(partitions or {})
     forecasts: list[Forecast] = []
@@ -86,17 +102,50 @@ def train_with_card(
         found = _forecast(attempt_observations(known_attempts, quantity), quantity, moment, ahead)
         forecasts += found
         summary[f"step {quantity}"] = _summary(found)
+    found = _forecast(attempt_observations(known_attempts, PEAK), PEAK, moment, ahead, NEWEST)
+    sized, choices = requests(lived[(lived["outcome"] != "skipped") & lived["started_at"].notna()], moment, ahead)
+    forecasts += found + sized
+    summary |= {f"step {PEAK}": _summary(found)} | {
+        f"step {quantity}": _summary([item for item in sized if item.quantity == quantity]) for quantity in (REQUEST, RETRY)
+    }
     last_tries = known_attempts[~known_attempts["will_retry"].fillna(False).astype(bool)]
-    for name, tried in (("run", known_runs.assign(step="")), ("step", last_tries)):
-        found = risks(tried, moment)
+    lived_last = lived.loc[last_tries.index]
+    risked: Choices = {}
+    calibration: dict[str, Any] = {}
+    of_runs = known_runs.assign(step="", submitted_at=known_runs["created_at"])
+    for name, of_what in (
+        (f"run {FAILURE}", risks(of_runs, moment, ahead)),
+        (f"step {FAILURE}", risks(lived_last, moment, ahead)),
+        ("step tries", risks_by_try(lived, moment, ahead)),
+    ):
+        found, made, calibration[name] = of_what
         forecasts += found
-        summary[f"{name} {FAILURE}"] = _summary(found)
+        risked |= made
+        for quantity in dict.fromkeys(item.quantity for item in found):
+            summary[f"{name.split()[0]} {quantity}"] = _summary([item for item in found if item.quantity == quantity])
     # what goes on after a step of a picked run depends on what else was picked
     whole_jobs = alike[~alike["job_name"].map(is_picked).astype(bool)]
     found = courses(whole_jobs, known_attempts[known_attempts.index.isin(timed.index[timed["started_at"].notna()])], moment)
     forecasts += found
     summary |= {f"step {quantity}": _summary([item for item in found if item.quantity == quantity]) for quantity in COURSE}
-    return forecasts, _card(known_runs, known_attempts, moment, summary)
+    card = _card(known_runs, known_attempts, moment, summary)
+    return forecasts, card | {"choices": _choices(choices, risked, before), "calibration": calibration}
+
+
+def _choices(memory: Mapping[tuple[str, str], Choice], failure: Choices, before: Mapping[str, Any] | None) -> dict[str, Any]:
+    """Which predictors serve what, and what changed since the card `before`."""
+    last: Mapping[str, Any] = (before or {}).get("choices", {})
+    by_question: dict[str, tuple[str, dict[str, Choice]]] = {
+        REQUEST: (SIZED, {f"{job} / {step}": choice for (job, step), choice in memory.items()}),
+        FAILURE: (
+            RATE,
+            {f"{job} / {step or 'whole run'}: {words}": choice for (job, step, words), choice in failure.items()},
+        ),
+    }
+    found: dict[str, Any] = {"how": RULE_OF_CHOICE}
+    for question, (usual, made) in by_question.items():
+        found[question] = choice_summary(made, usual, last[question]["others"] if question in last else None)
+    return found
 
 
 def _launched_alike(known_runs: Frame) -> Frame:
@@ -143,7 +192,9 @@ def _placed(attempts: Frame, runs: Frame) -> Frame:
     )
 
 
-def _forecast(observations: Frame, quantity: str, moment: datetime, partitions: Mapping[str, str]) -> list[Forecast]:
+def _forecast(
+    observations: Frame, quantity: str, moment: datetime, partitions: Mapping[str, str], newest: int = REPLAYED
+) -> list[Forecast]:
     floor = COST_FLOOR if quantity == "cost_usd" else FLOOR
     # what ended after the moment is not known yet; it may still be seen as open
     after = observations["finished_at"] >= moment
@@ -168,13 +219,18 @@ def _forecast(observations: Frame, quantity: str, moment: datetime, partitions: 
     together = pd.DataFrame({name: [*observations[name], *ahead[name]] for name in observations})
     together["finished_at"] = pd.to_datetime(together["finished_at"], utc=True).astype("datetime64[ns, UTC]")
     together["submitted_at"] = together["submitted_at"].astype("datetime64[ns, UTC]")
-    table = pd.concat([together, predictions(together, floor)], axis=1)
+    table = pd.concat([together, predictions(together, floor, newest)], axis=1)
     past, future = table.iloc[:known], table.iloc[known:]
     by_key = dict(tuple(past[(past["value"] >= floor) & (past["count"] > 0)].groupby(["job_name", "step"])))
-    return [_record(row, by_key.get((row["job_name"], row["step"])), quantity, moment) for _, row in future.iterrows()]
+    ended = past[past["value"].notna()].sort_values("finished_at", kind="stable")
+    of_key = dict(tuple(ended[["job_name", "step", "value", "submitted_at", "partition_key"]].groupby(["job_name", "step"])))
+    return [
+        _record(row, by_key.get((row["job_name"], row["step"])), of_key.get((row["job_name"], row["step"])), quantity, moment)
+        for _, row in future.iterrows()
+    ]
 
 
-def _record(row: Column, past: Frame | None, quantity: str, moment: datetime) -> Forecast:
+def _record(row: Column, past: Frame | None, ended: Frame | None, quantity: str, moment: datetime) -> Forecast:
     best, error, best_error = None, None, None
     if past is not None and len(past) >= SCORED_FROM:
         truth = past["value"]
@@ -186,8 +242,17 @@ def _record(row: Column, past: Frame | None, quantity: str, moment: datetime) ->
         job_name=row["job_name"], step=row["step"], quantity=quantity,
         p05=float(row["p05"]), p50=float(row["p50"]), p95=float(row["p95"]),
         sample_count=int(row["count"]), predictor=str(row["predictor"]), error_share=error, best_rule=best,
-        best_rule_error_share=best_error, as_of=moment,
+        best_rule_error_share=best_error, as_of=moment, basis=_basis(row, ended, moment),
     )  # fmt: skip
+
+
+def _basis(row: Column, ended: Frame | None, moment: datetime) -> str | None:
+    if ended is None:
+        return None
+    tags = [tag if isinstance(tag, str) else None for tag in ended["partition_key"]]
+    ahead = row["partition_key"] if isinstance(row["partition_key"], str) else None
+    found = moved(float(row["p50"]), ended["value"].to_list(), ended["submitted_at"].to_list(), tags, ahead, moment)
+    return text(found) if found else None
 
 
 def _summary(forecasts: list[Forecast]) -> dict[str, Any]:
@@ -233,13 +298,18 @@ def _card(known_runs: Frame, known_attempts: Frame, moment: datetime, summary: d
 def publish_table(forecasts: Iterable[Forecast], path: Path) -> None:
     """Writes the forecasts as one JSON file for lookups, replaced in one step: a reader sees the old table or the new one.
 
-    After the index, one line per job in the order of their names, each quantity as [p05, p50, p95, sample count, predictor].
+    After the index, one line per job in the order of their names, each quantity as [p05, p50, p95, sample count, predictor], the figures to
+    six places; the run time of a whole run also with its basis.
     Of a job with so many steps that its line would be longer than a lookup reads, the shortest steps are left out.
     """
     jobs: dict[str, dict[str, dict[str, list[Any]]]] = {}
     as_of: datetime | None = None
     for item in forecasts:
-        entry = [item.p05, item.p50, item.p95, item.sample_count, item.predictor]
+        if item.quantity in _NOT_PUBLISHED:
+            continue
+        entry: list[Any] = [*(float(f"{end:.6g}") for end in (item.p05, item.p50, item.p95)), item.sample_count, item.predictor]
+        if item.basis is not None and (item.step, item.quantity) == ("", "run_time_s"):
+            entry.append(json.loads(item.basis))
         jobs.setdefault(item.job_name, {}).setdefault(item.step, {})[item.quantity] = entry
         as_of = max(as_of or item.as_of, item.as_of)
     index: list[tuple[str, int]] = []

@@ -24,7 +24,7 @@ from workflows_pkg.errors import SetupError, bounded
 FILE = "forecasts.json"
 """Name of the table in the folder that holds the instance's learned facts."""
 
-FORMAT = 2
+FORMAT = 3
 """Version of the file's shape; a reader refuses any other."""
 
 BLOCK = 64 * 1024
@@ -42,13 +42,17 @@ _MAPPING_KEY = re.compile(r"\[.*\]$")
 
 @dataclass(frozen=True)
 class Quantiles:
-    """One published forecast; `p05`, `p50`, `p95` in the quantity's unit, `sample_count` values behind it."""
+    """One published forecast; `p05`, `p50`, `p95` in the quantity's unit, `sample_count` values behind it.
+
+    `basis`: what is usual and what moved the forecast from there, as `Forecast.basis` has it; published for run times of whole runs.
+    """
 
     p05: float
     p50: float
     p95: float
     sample_count: int
     predictor: str
+    basis: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -156,9 +160,9 @@ def _find(file: IO[bytes], blocks: list[tuple[str, int]], job_name: str) -> dict
 def _quantiles(values: Mapping[str, Mapping[str, Any]]) -> dict[tuple[str, str], Quantiles]:
     found: dict[tuple[str, str], Quantiles] = {}
     for step, by_quantity in values.items():
-        for quantity, (p05, p50, p95, count, predictor) in by_quantity.items():
+        for quantity, (p05, p50, p95, count, predictor, *basis) in by_quantity.items():
             ends = float(p05), float(p50), float(p95)
             if not all(math.isfinite(end) for end in ends) or not ends[0] <= ends[1] <= ends[2]:
                 raise ValueError(f"{quantity} of {bounded(step or 'the run')} from {p05} over {p50} to {p95}")
-            found[step, quantity] = Quantiles(*ends, int(count), str(predictor))
+            found[step, quantity] = Quantiles(*ends, int(count), str(predictor), dict(basis[0]) if basis else None)
     return found

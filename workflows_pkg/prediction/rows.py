@@ -22,6 +22,8 @@ class Connection(Protocol):
 ATTEMPTS_SQL = "select * from step_attempts where trial_id is null order by started_at, run_id, step_key, attempt"
 RUNS_SQL = "select * from runs where trial_id is null order by created_at, run_id"
 """Trial runs are left out: their versions are experiments, and they would teach what is not in force."""
+LIMITS_SQL = "select job_snapshot_id, step as path, memory_limit_mib from job_steps where memory_limit_mib is not null"
+_MAPPING_KEY = r"\[.*\]$"
 
 _INSTANTS = ("created_at", "started_at", "ended_at", "submitted_at")
 OBSERVATION_COLUMNS = (
@@ -37,6 +39,21 @@ def attempts(con: Connection) -> Frame:
 def runs(con: Connection) -> Frame:
     """Every run outside trials, one row per run, with the columns of `Run`; instants in UTC."""
     return in_utc(con.execute(RUNS_SQL).df())
+
+
+def memory_limits(con: Connection, attempts: Frame, runs: Frame) -> Column:
+    """The memory in MiB that each attempt's step was allowed then, by the structure of its job; missing where none is stated."""
+    stated = con.execute(LIMITS_SQL).df()
+    if stated.empty or attempts.empty:
+        return pd.Series(float("nan"), index=attempts.index)
+    structure = runs.drop_duplicates("run_id").set_index("run_id")["job_snapshot_id"]
+    asked: Frame = pd.DataFrame(
+        {
+            "job_snapshot_id": structure.reindex(attempts["run_id"]).to_numpy(),
+            "path": attempts["step_key"].str.replace(_MAPPING_KEY, "", regex=True).to_numpy(),
+        }
+    )
+    return asked.merge(stated, how="left", on=["job_snapshot_id", "path"])["memory_limit_mib"].set_axis(attempts.index)
 
 
 def in_utc(frame: Frame) -> Frame:

@@ -22,17 +22,17 @@ REPLAYED = 60_000
 """The newest observations that are forecast again, to judge the experts; older ones are only observed. About 15 s on one core."""
 
 
-def predictions(observations: Frame, floor: float = FLOOR) -> Frame:
+def predictions(observations: Frame, floor: float = FLOOR, newest: int = REPLAYED) -> Frame:
     """What is served for every observation, made at its submission from what had finished strictly before.
 
     One row per observation on the same index; columns `p05`, `p50`, `p95`, `predictor` (what counted most in it), `count` (finished
     values of the key then known), one column per simple rule, `rule_p05` and `rule_p95` (quantiles of history). Where `count` is zero
     the forecast is borrowed from other steps, missing where there are none; rules and their quantiles are missing there. Of a long
-    history only the newest `REPLAYED` rows have answers.
+    history only the `newest` rows have answers.
     """
     trace = as_trace(observations)
-    ours = replay(trace, DurationPredictor(floor), newest=REPLAYED)
-    rules = replay(trace, DurationBaselines(), newest=REPLAYED)
+    ours = replay(trace, DurationPredictor(floor), newest=newest)
+    rules = replay(trace, DurationBaselines(), newest=newest)
     names = np.array([*BASES, None], dtype=object)
     ours["predictor"] = names[ours.pop("basis").fillna(-1).to_numpy(int)]
     ours["count"] = ours["count"].fillna(0.0)

@@ -7,6 +7,7 @@ from typing import Any
 
 from workflows_pkg.history.records import Forecast
 from workflows_pkg.report import sketch, svg
+from workflows_pkg.report.asset_choices import choices_page, memory_page, reasons
 from workflows_pkg.report.asset_pages import MOST_ROWS, Cell, Page, Table, Verdict, behind_link, whole
 from workflows_pkg.report.expectation import span
 from workflows_pkg.report.reading import Connection, rows
@@ -44,7 +45,7 @@ def predictors_page(card: Mapping[str, Any]) -> Page:
     ]
     columns = {
         "scored": "Forecasts of which at least five outcomes are known.",
-        "error": "Median absolute relative error of each, replayed in order; the mean over them.",
+        "error": "Median absolute relative error of each, replayed in order; the mean over them. Of a memory request what it wasted.",
         "best rule's": "The same of the simple rule that was best for each in hindsight.",
         "served by": "Which predictor makes the forecast, and for how many.",
     }
@@ -77,7 +78,8 @@ def predictors_page(card: Mapping[str, Any]) -> Page:
         "ended runs": int(data["ended_runs"]), "step attempts": int(data["attempts"]),
     }  # fmt: skip
     said = {name: columns[name] for name in ("error", "best rule's")}
-    return Page(figures, texts, {"scores": Table(narrow, said)}, {"card": dict(card)})
+    chosen = choices_page(card)
+    return Page({**figures, **chosen.figures}, {**texts, **chosen.texts}, {"scores": Table(narrow, said)}, {"card": dict(card)})
 
 
 def forecasts_page(forecasts: Sequence[Forecast], con: Connection) -> Page:
@@ -134,7 +136,10 @@ def forecasts_page(forecasts: Sequence[Forecast], con: Connection) -> Page:
         "9 of 10": "Nine of ten runs take a time between these.",
         "fails": _FORECAST_COLUMNS["fails"],
     }
-    return Page(figures, texts, {"next runs": Table(narrow, columns)})
+    memory = memory_page(forecasts)
+    if said := reasons(forecasts):
+        texts["what they rest on"] = said
+    return Page({**figures, **memory.figures}, {**texts, **memory.texts}, {"next runs": Table(narrow, columns)})
 
 
 def error_check(forecasts: Sequence[Forecast]) -> Verdict:

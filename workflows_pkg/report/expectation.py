@@ -10,6 +10,7 @@ from datetime import datetime
 from workflows_pkg.prediction.deadline import WARN_FROM
 from workflows_pkg.prediction.lookup import JobForecast, Quantiles
 from workflows_pkg.prediction.remaining import Remaining
+from workflows_pkg.report.rests_on import compared
 from workflows_pkg.report.tables import count, duration, instant, usd, words
 
 _SAME = 0.02
@@ -61,7 +62,8 @@ def expected_sentence(job: JobForecast, run_time: Quantiles, part: str = "") -> 
     if cost is not None and not part:
         said.append(f"costs {usd(cost.p50)} by the rate card")
     basis = f"Rests on {count(run_time.sample_count)} runs, {maker(run_time.predictor)}, as of {instant(job.as_of)} UTC."
-    return f"{'; '.join(said)}. {part}{basis}"
+    moved = compared("run_time_s", run_time.basis) if run_time.basis and not part else ""
+    return f"{'; '.join(said)}. {part}{basis} {moved}".rstrip()
 
 
 def deadline_sentence(due: datetime, probability: float) -> str:

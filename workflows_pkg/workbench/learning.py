@@ -27,7 +27,7 @@ from workflows_pkg.prediction.forecasts import publish_card, publish_table, trai
 from workflows_pkg.prediction.lookup import FILE
 from workflows_pkg.release.versions import VersionStore
 from workflows_pkg.spec.model import Workflow
-from workflows_pkg.workbench.news import CARD, without_own
+from workflows_pkg.workbench.news import CARD, last_card, without_own
 
 MOST_SHOWN = 3
 """Changes of which every run is looked up again, to be drawn."""
@@ -64,7 +64,7 @@ def learn(home: Path) -> tuple[list[Forecast], dict[str, Any]]:
     The forecasts and the card. Raises BusyError where the writer's turn does not come.
     """
     with closing(open_history(home)) as con:
-        forecasts, card = train_with_card(without_own(con), datetime.now(UTC))
+        forecasts, card = train_with_card(without_own(con), datetime.now(UTC), before=last_card(home))
     with writer(home, PATIENCE_S) as history:
         history.upsert(Forecast, forecasts)
     publish_table(forecasts, home / FILE)

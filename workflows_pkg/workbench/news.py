@@ -37,12 +37,21 @@ class Trained:
     at: datetime | None = None
 
 
-def last_training(home: Path) -> Trained:
-    """What the predictors' card in `home` says; a card that cannot be read counts as none, since training writes it again."""
+def last_card(home: Path) -> dict[str, Any]:
+    """The predictors' card in `home`; empty where there is none or it cannot be read, since training writes it again."""
     try:
         card = json.loads((home / CARD).read_text())
+    except (OSError, ValueError):
+        return {}
+    return card if isinstance(card, dict) else {}
+
+
+def last_training(home: Path) -> Trained:
+    """What the predictors' card in `home` says; a card that cannot be read counts as none."""
+    card = last_card(home)
+    try:
         return Trained(int(card["data"]["ended_runs"]), datetime.fromisoformat(card["as_of"]).astimezone(UTC))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError):
         return Trained()
 
 

@@ -15,7 +15,7 @@ from workflows_pkg.history.records import JobStep
 from workflows_pkg.history.store import open_history
 from workflows_pkg.orchestration.events import sync_events
 from workflows_pkg.orchestration.instance import create_instance
-from workflows_pkg.orchestration.job_structure import job_steps
+from workflows_pkg.orchestration.job_structure import job_steps, memory_limit_mib
 
 
 @dg.op(out=dg.DynamicOut())
@@ -90,6 +90,25 @@ def from_the_plan(instance: dg.DagsterInstance, run: dg.DagsterRun) -> dict[str,
     }
 
 
+@dg.op(tags={"dagster-k8s/config": {"container_config": {"resources": {"limits": {"memory": "512Mi"}}}}})
+def tight() -> None: ...
+
+
+@dg.op(tags={"dagster-k8s/config": {"container_config": {"resources": {"requests": {"memory": "512Mi"}}}}})
+def only_asks() -> None: ...
+
+
+@dg.op
+def free() -> None: ...
+
+
+@dg.job
+def limited() -> None:
+    tight()
+    only_asks()
+    free()
+
+
 @pytest.mark.parametrize("job", [nested, ASSETS], ids=["nested graphs and mapped steps", "assets"])
 def test_steps_wait_for_what_the_execution_plan_says(home: Path, job: dg.JobDefinition) -> None:
     with dg.DagsterInstance.from_config(str(home)) as instance:
@@ -111,3 +130,30 @@ def test_steps_wait_for_what_the_execution_plan_says(home: Path, job: dg.JobDefi
 @pytest.mark.parametrize("stored", [b"", b"not zlib", zlib.compress(b"{}"), zlib.compress(b"[1]")])
 def test_a_snapshot_that_cannot_be_read_gives_no_steps(stored: bytes) -> None:
     assert job_steps("id", stored) == []
+
+
+def test_the_memory_that_a_step_is_allowed_is_read_from_its_tags(home: Path) -> None:
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        limited.execute_in_process(instance=instance)
+        sync_events(home, home)
+        with open_history(home) as con:
+            found = {row.step: row.memory_limit_mib for row in read(con, JobStep)}
+    assert found == {"tight": 512.0, "only_asks": None, "free": None}
+
+
+@pytest.mark.parametrize(
+    ("stated", "mib"),
+    [
+        ("1Gi", 1024.0),
+        ("1048576k", 1000.0),
+        ("1e9", 953.67431640625),
+        (2**21, 2.0),
+        ("512", 512 / 2**20),
+        ("lots", None),
+        ("0", None),
+    ],
+)
+def test_a_limit_is_read_as_kubernetes_does(stated: object, mib: float | None) -> None:
+    tags = {"dagster-k8s/config": json.dumps({"container_config": {"resources": {"limits": {"memory": stated}}}})}
+    assert memory_limit_mib(tags) == (pytest.approx(mib) if mib is not None else None)
+    assert memory_limit_mib({"dagster-k8s/config": "not json"}) is None

@@ -19,16 +19,24 @@ _TOLD_EVERY = 1000
 
 
 def replay(
-    trace: Trace, predictor: Predictor, until: float = math.inf, newest: int | None = None, progress: Progress | None = None
+    trace: Trace,
+    predictor: Predictor,
+    until: float = math.inf,
+    newest: int | None = None,
+    progress: Progress | None = None,
+    asked: np.ndarray | None = None,
 ) -> Frame:
     """The predictor's answers for every row submitted no later than `until`, one column per name in its `columns`.
 
-    `newest`: how many of the newest rows are asked about; the others are only observed, and their answers are missing.
+    `newest`: how many of the newest rows are asked about, `asked`: which rows are; the others are only observed, and their answers are
+    missing.
 
     At one instant all submissions come before any finish, so a row sees neither its own outcome nor one of its instant.
     """
     rows = submissions(trace)
-    first = 0 if newest is None else max(0, len(rows) - newest)
+    wanted = np.arange(len(rows)) >= (0 if newest is None else len(rows) - newest)
+    if asked is not None:
+        wanted &= asked
     answers = np.full((len(rows), len(predictor.columns)), np.nan)
     values = {
         name: trace.rows[name].to_numpy(float) for name in ("finished_s", "value", "run_time_s", "peak_memory_bytes", "failed")
@@ -36,7 +44,7 @@ def replay(
     for place, (opened, closed) in enumerate(turns(trace, until)):
         if len(closed):
             predictor.observe([_finished(rows[row], row, values) for row in closed])
-        opened = opened[opened >= first]
+        opened = opened[wanted[opened]]
         if len(opened):
             answers[opened] = predictor.predict([rows[row] for row in opened])
             if progress and place % _TOLD_EVERY == 0:
