@@ -46,6 +46,22 @@ def test_traces_are_judged_beside_every_rule(folder: Path, workflows: Call) -> N
     assert "median of 10" in text
 
 
+def test_benchmarks_of_machines_are_told_of(tmp_path: Path, workflows: Call) -> None:
+    rows = [
+        {"step": "sort", "machine": machine, "label": label, "duration_s": took + number / 7}
+        for machine, took in (("local", 10.0), ("old", 20.0))
+        for label in ("train-1", "test")
+        for number in range(6)
+    ]
+    pd.DataFrame(rows).to_csv(tmp_path / "tasks.csv", index=False)
+    pd.DataFrame({"task": "sort", "machine": ["local", "old"], "realtime": [1.0, 2.0]}).to_csv(
+        tmp_path / "bench.csv", index=False
+    )
+    answer = workflows("evaluate", str(tmp_path / "tasks.csv"), "--json")
+    assert answer.value["traces"][0]["rows_on_benchmarked_machines"] == 6
+    assert "6 rows ran on machines of which there are benchmarks" in answer.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

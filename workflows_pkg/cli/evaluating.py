@@ -41,6 +41,9 @@ def evaluate(traces: tuple[Path, ...], questions: tuple[str, ...], size: str | N
     Attempts are replayed in order of submission; a prediction sees only what had finished strictly before. Columns known only after an
     attempt has ended describe no row that is predicted. The outcomes of unfinished attempts are exchanged to see that no prediction
     depends on them; where one does, the command fails.
+
+    Rows labelled train-... and test ask what steps learned on the machine 'local' take elsewhere. Benchmarks beside the trace, tables with
+    the columns task (or step), machine and realtime, say how much faster or slower each machine is.
     """
     found: list[Evaluation] = []
     described: list[dict[str, Any]] = []
@@ -48,6 +51,8 @@ def evaluate(traces: tuple[Path, ...], questions: tuple[str, ...], size: str | N
         described.append(_described(trace))
         if trace.refused:
             note(f"{trace.name}: known only afterwards, so not used: {', '.join(trace.refused)}")
+        if elsewhere := described[-1]["rows_on_benchmarked_machines"]:
+            note(f"{trace.name}: {elsewhere} rows ran on machines of which there are benchmarks; the rules know nothing of these")
         for question in QUESTIONS:
             if not questions or question.name in questions:
                 one = evaluate_trace(trace, question, note)
@@ -91,6 +96,7 @@ def _described(trace: Trace) -> dict[str, Any]:
         "features": [*trace.figures.columns, *trace.words.columns],
         "refused": list(trace.refused),
         "least_s": trace.least_s,
+        "rows_on_benchmarked_machines": int((trace.rows["machine_factor"] != 1).sum()),
     }
 
 
