@@ -52,8 +52,6 @@ def as_trace(observations: Frame) -> Trace:
             "size": np.nan,
             "memory_requested_bytes": np.nan,
             "peak_memory_bytes": np.nan,
-            "machine_factor": 1.0,
-            "machine_spread": 0.0,
             "submitted_s": _seconds(observations["submitted_at"]),
             "finished_s": _seconds(observations["finished_at"]),
             "value": observations["value"].to_numpy(float),

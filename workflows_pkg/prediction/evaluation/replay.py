@@ -83,7 +83,8 @@ def history_counts(trace: Trace, teaches: np.ndarray, by: tuple[str, ...] = ("wo
 
 def submissions(trace: Trace) -> list[Submitted]:
     """Every row as it was known when it was submitted; its id is its place."""
-    rows = trace.rows
+    # only a recorded trace can ask about other machines than those of its history
+    rows = trace.rows if "machine_factor" in trace.rows else trace.rows.assign(machine_factor=1.0, machine_spread=0.0)
     figures = trace.figures.to_dict("records") if len(trace.figures.columns) else [{}] * len(rows)
     words = trace.words.to_dict("records") if len(trace.words.columns) else [{}] * len(rows)
     columns = [
