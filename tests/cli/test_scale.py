@@ -112,11 +112,13 @@ def test_what_is_typed_wrong_is_told(home: Path, workflows: Call, arguments: lis
     assert expected in said.err
 
 
-def test_a_port_that_is_taken_is_told(home: Path, workflows: Call) -> None:
+@pytest.mark.parametrize("where", ["before", "after"])
+def test_a_port_that_is_taken_is_told(home: Path, workflows: Call, where: str) -> None:
+    options = {"before": ("--home", home, "serve"), "after": ("serve", "--home", home)}
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        said = workflows("scale", "--home", home, "serve", "--port", taken.getsockname()[1])
+        said = workflows("scale", *options[where], "--port", taken.getsockname()[1])
     assert said.code == 1
     assert "Choose another with --host and --port." in said.err
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from workflows_pkg.cli.output import answer, home_option, interactive, json_option, note, resolve_home
 from workflows_pkg.errors import SetupError, WorkflowsError
@@ -65,30 +67,39 @@ def _start_seconds(context: click.Context, parameter: click.Parameter, text: str
     return seconds
 
 
+def _question(command: Callable[..., Any]) -> Callable[..., Any]:
+    """The options that say what is asked, before or after `serve`."""
+    for option in (
+        home_option,
+        click.option(
+            "--wait",
+            metavar="DURATION",
+            callback=_seconds,
+            help="The cheapest with at most this mean wait. Default: the shortest wait for what reactive scaling would cost.",
+        ),
+        click.option(
+            "--starts-in",
+            default="2m",
+            show_default=True,
+            metavar="DURATION",
+            callback=_start_seconds,
+            help="How long a worker takes to start.",
+        ),
+        click.option(
+            "--slots",
+            type=click.Choice(["runs", "steps"]),
+            default="runs",
+            show_default=True,
+            help="What takes a worker: a run, or a step.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 @click.group(invoke_without_command=True)
-@click.option(
-    "--slots",
-    type=click.Choice(["runs", "steps"]),
-    default="runs",
-    show_default=True,
-    help="What takes a worker: a run, or a step.",
-)
-@click.option(
-    "--starts-in",
-    default="2m",
-    show_default=True,
-    metavar="DURATION",
-    callback=_start_seconds,
-    help="How long a worker takes to start.",
-)
-@click.option(
-    "--wait",
-    metavar="DURATION",
-    callback=_seconds,
-    help="The cheapest with at most this mean wait. Default: the shortest wait for what reactive scaling would cost.",
-)
+@_question
 @click.option("--hours", type=click.IntRange(1, 24), default=12, show_default=True, help="How many coming hours to show.")
-@home_option
 @json_option
 @click.pass_context
 def scale(
@@ -99,10 +110,9 @@ def scale(
     One worker has one slot. The past weeks are replayed beside reactive scaling as KEDA does it, a fixed number, and perfect knowledge.
     With `serve` the same is a page of metrics for Prometheus and KEDA.
     """
-    asked = Asked(resolve_home(home), slots, starts_in, wait)
     if context.invoked_subcommand is not None:
-        context.obj = asked
         return
+    asked = Asked(resolve_home(home), slots, starts_in, wait)
     from workflows_pkg.advisor.scaling.plan import workers_now
     from workflows_pkg.report.scaling import scaling_text, scaling_value
 
@@ -114,16 +124,24 @@ def scale(
 
 
 @scale.command()
+@_question
 @click.option("--port", type=click.IntRange(1, 65535), default=9477, show_default=True, help="Port to listen on.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on; 0.0.0.0 in a cluster.")
-@click.pass_obj
-def serve(asked: Asked, port: int, host: str) -> None:
+@click.pass_context
+def serve(context: click.Context, port: int, host: str, **here: Any) -> None:
     """Serve the figures at /metrics until Ctrl-C: `workflows_scale_workers` is what KEDA scales to.
 
     Every look reads the newest history; what brings it there (the workbench's sensor, or `workflows history sync --follow`) has to run.
     """
     from workflows_pkg.advisor.scaling.plan import Moment, workers_now
     from workflows_pkg.report.scaling_metrics import metrics
+
+    before = context.parent.params if context.parent is not None else {}
+    said = {
+        name: value if context.get_parameter_source(name) is ParameterSource.COMMANDLINE else before.get(name, value)
+        for name, value in here.items()
+    }
+    asked = Asked(resolve_home(said["home"]), said["slots"], said["starts_in"], said["wait"])
 
     plans: list[Plan] = []
 
