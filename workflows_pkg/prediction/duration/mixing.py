@@ -120,11 +120,10 @@ class Mixer:
         own = step.get(precedent)
         if own is not None and len(step) == 1:
             return own.loss, own.weight
-        loss, weight = (own.loss.copy(), own.weight.copy()) if own is not None else (self._nothing.copy(), self._nothing.copy())
+        loss, weight = (own.loss, own.weight) if own is not None else (self._nothing, self._nothing)
         share = _ELSEWHERE / (_ELSEWHERE + max(weight))
         for kind, other in step.items():
             if kind != precedent:
-                for place, value in enumerate(other.loss):
-                    loss[place] += share * value
-                    weight[place] += share * other.weight[place]
+                loss = [mine + share * theirs for mine, theirs in zip(loss, other.loss, strict=True)]
+                weight = [mine + share * theirs for mine, theirs in zip(weight, other.weight, strict=True)]
         return loss, weight
