@@ -53,7 +53,8 @@ _ASSETS: Mapping[str, _Asset] = {
         {},
     ),
     "forecasts": _Asset(
-        "How long the next run of every job waits, starts and takes, what it costs, and how likely it fails.",
+        "How long the next run of every job waits, starts and takes, what it costs, how likely it fails, and what memory its steps "
+        "should ask for.",
         ("predictors",),
         frozenset({"duckdb"}),
         {"error_within_best_rule": "The forecasts are about as good as the simple rule that was best for each job in hindsight."},
