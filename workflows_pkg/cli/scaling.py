@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable
 from contextlib import closing
@@ -158,6 +159,8 @@ def serve(context: click.Context, port: int, host: str, **here: Any) -> None:
         raise SetupError(
             f"Nothing can listen on {host}:{port}: {error.strerror}.", fix="Choose another with --host and --port."
         ) from error
+    # also where whoever started it ignores Ctrl-C, and as the first process of a container, which no signal ends without a handler
+    earlier = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGINT, signal.SIGTERM)}
     note(f"serving http://{host}:{port}/metrics; Ctrl-C ends it")
     try:
         while True:
@@ -167,6 +170,8 @@ def serve(context: click.Context, port: int, host: str, **here: Any) -> None:
             except WorkflowsError as error:
                 note(f"not planned anew, the last plan goes on: {error}")
     finally:
+        for number, before_it in earlier.items():
+            signal.signal(number, before_it)
         server.shutdown()
         server.server_close()
         thread.join()
