@@ -214,7 +214,9 @@ def test_the_keda_object_of_the_page_is_one_of_its_published_form() -> None:
 
 
 @pytest.mark.long
-@pytest.mark.skipif(shutil.which("prometheus") is None, reason="needs a Prometheus: apt-get install prometheus")
+@pytest.mark.skipif(
+    shutil.which("prometheus") is None, reason="2026-11-28: needs a Prometheus of the system (apt-get install prometheus)"
+)
 def test_a_real_prometheus_scrapes_it_and_answers_the_query_of_the_page(home: Path, tmp_path: Path) -> None:
     (trigger,) = [one for one in keda_triggers() if one["type"] == "prometheus"]
     with serving(home) as address:
