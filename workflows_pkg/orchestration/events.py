@@ -27,7 +27,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from workflows_pkg.errors import SpecError
+from workflows_pkg.errors import SetupError, SpecError
 from workflows_pkg.history.cost import use
 from workflows_pkg.history.crash import crash_point
 from workflows_pkg.history.derive import derive
@@ -100,7 +100,13 @@ def sync_events(
     started = time.monotonic()
     deadline = None if budget_s is None else started + budget_s
     with nullcontext(instance) if isinstance(instance, Source) else open_source(instance) as source:
-        with closing(open_history(history_home)) as con:
+        try:
+            opened = open_history(history_home)
+        except SetupError:  # of an earlier version: a writer brings it up to date, or says what else is wrong
+            with writer(history_home, wait_s):
+                pass
+            opened = open_history(history_home)
+        with closing(opened) as con:
             published, filled = read(con, Cursor), read(con, Backfill)
         ahead = ReadAhead(plan(source, published))
         try:
