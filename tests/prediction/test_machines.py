@@ -83,6 +83,17 @@ def test_a_step_without_benchmark_goes_by_its_machine_and_an_unknown_machine_by_
     assert benchmarks([table], "here") is None, "nothing to compare with"
 
 
+def test_of_repeated_times_the_median_counts_and_what_is_no_time_counts_for_nothing():
+    seconds = [10.0, 20.0, 20.0, 90.0, math.inf, math.nan, -1.0, 1e308, 1e-300]
+    machines = ["here", *["there"] * 6, "odd", "odd"]
+    steps = ["a"] * 7 + ["a", "b"]
+    table = pd.DataFrame({"workflow": "w", "step": steps, "machine": machines, "seconds": seconds})
+    known = benchmarks([table, table.assign(step="b", machine="here", seconds=5.0).head(1)], "here")
+    assert known is not None
+    assert known.factor("w", "a", "there") == pytest.approx((2.0, 0.0))
+    assert set(known.ratios) == {"there"}, "nothing that is told of the odd machine is believed"
+
+
 def test_a_factor_moves_the_quantiles_its_error_widens_them_and_what_is_learned_is_for_the_usual_machine():
     predictor = DurationPredictor()
     for number in range(30):

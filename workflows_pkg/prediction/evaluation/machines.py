@@ -22,8 +22,11 @@ import pandas as pd
 from workflows_pkg.prediction.rows import Frame, numbers
 
 _TIME = re.compile(r"realtime\d*")
+_BENCHMARK = ["workflow", "step", "machine", "seconds"]
 _SHRUNK = 1 / 3
 """Share of the machine's median ratio in that of a step. On the one public set of benchmarks the error is the same from 0 to 3/4."""
+_MOST = math.log(1000.0)
+"""Logarithm of the largest ratio that is believed: no machine is a thousand times another; a figure in another unit is."""
 _FROM = 3
 """Steps from which the distance between their ratios says something."""
 
@@ -62,20 +65,27 @@ def beside(path: Path, at_hand: str) -> Benchmarks | None:
 def benchmarks(tables: Iterable[Frame], at_hand: str) -> Benchmarks | None:
     """Ratios from tables with the columns `workflow`, `step`, `machine` and `seconds`; None where the machine at hand is in none.
 
+    Of several times of a step on a machine the median counts; what is no time, and a ratio beyond a thousand, counts for nothing.
+
     >>> table = pd.DataFrame({"workflow": "w", "step": "sort", "machine": ["here", "there"], "seconds": [10.0, 20.0]})
     >>> [round(figure, 3) for figure in benchmarks([table], "here").factor("w", "sort", "there")]
     [2.0, 0.0]
     """
     seconds: dict[str, dict[tuple[str, str], float]] = {}
-    for table in tables:
-        for workflow, step, machine, took in table[["workflow", "step", "machine", "seconds"]].itertuples(index=False):
-            if took > 0:
-                seconds.setdefault(str(machine).casefold(), {})[str(workflow).casefold(), str(step).casefold()] = float(took)
+    rows = pd.concat([pd.DataFrame(columns=_BENCHMARK), *tables])[_BENCHMARK]
+    usable = rows[(rows["seconds"] > 0) & np.isfinite(rows["seconds"].astype(float))]
+    for (workflow, step, machine), found in usable.groupby(_BENCHMARK[:3])["seconds"]:
+        key = str(workflow).casefold(), str(step).casefold()
+        seconds.setdefault(str(machine).casefold(), {})[key] = float(found.median())
     reference = seconds.pop(at_hand.casefold(), None)
     if reference is None or not seconds:
         return None
     ratios = {
-        machine: {key: math.log(took / reference[key]) for key, took in found.items() if key in reference}
+        machine: {
+            key: ratio
+            for key, took in found.items()
+            if key in reference and abs(ratio := math.log(took) - math.log(reference[key])) <= _MOST
+        }
         for machine, found in seconds.items()
     }
     return Benchmarks(at_hand.casefold(), {machine: found for machine, found in ratios.items() if found})
