@@ -14,6 +14,7 @@ import pytest
 from workflows_pkg.history.records import Suggestion
 from workflows_pkg.history.store import open_history, writer
 from workflows_pkg.orchestration.events import sync_events
+from workflows_pkg.prediction.lookup import FILE
 from workflows_pkg.workbench.assets import LEARNING_JOB, asset_key
 from workflows_pkg.workbench.learning import learn, refresh_suggestions
 from workflows_pkg.workbench.learning_sensor import (
@@ -150,6 +151,13 @@ def test_a_failed_learning_run_is_made_again_later(
 
 def test_a_card_that_cannot_be_read_counts_as_no_training(with_runs: dg.Definitions, instance_home: Path) -> None:
     learn(instance_home)
+    assert not has_news(instance_home)
+    table = instance_home / FILE
+    kept = table.read_text()
+    for text in (None, kept.replace('"format": ', '"format": 9')):
+        table.unlink() if text is None else table.write_text(text)
+        assert has_news(instance_home), "launches find no table that they can read"
+    table.write_text(kept)
     assert not has_news(instance_home)
     (instance_home / CARD).write_text('{"data": []}')
     assert last_training(instance_home) == Trained()

@@ -95,6 +95,15 @@ def forecasts_of(path: Path, job_name: str) -> dict[tuple[str, str], Quantiles]:
     return {} if found is None else dict(found.by_key)
 
 
+def is_published(path: Path) -> bool:
+    """Whether there is a table of forecasts that this version can read."""
+    try:
+        job_forecast(path, "")
+    except SetupError:
+        return False
+    return path.is_file()
+
+
 def job_forecast(path: Path, job_name: str) -> JobForecast | None:
     """What was published for a job; None where nothing was, or the job has no history.
 

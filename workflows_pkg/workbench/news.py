@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from workflows_pkg.orchestration.own import BY_HAND, LEARNING_JOB, LEARNING_STEP, SYNC_SENSOR
+from workflows_pkg.prediction.lookup import FILE, is_published
 
 CARD = "forecasts.card.json"
 """What the predictors were trained on, in the instance's folder."""
@@ -65,8 +66,9 @@ def ended_runs(home: Path) -> int:
 
 
 def has_news(home: Path) -> bool:
-    """Whether the history holds ended runs that the last training did not see, whenever they ended."""
-    return ended_runs(home) != last_training(home).ended_runs
+    """Whether the history holds ended runs that the last training did not see, whenever they ended, or launches miss its table."""
+    ended = ended_runs(home)
+    return ended != last_training(home).ended_runs or (ended > 0 and not is_published(home / FILE))
 
 
 def without_own(con: C) -> C:
