@@ -195,6 +195,12 @@ def test_what_is_served_is_the_figure_and_follows_the_history(tmp_path: Path) ->
         after = got(f"http://{address}/metrics")
         assert figures(after)["workflows_scale_present", runs] == figures(before)["workflows_scale_present", runs] + 7
         assert keda_value(after, location) >= 8
+        (published,) = mine.glob("history.duckdb")
+        aside = published.rename(tmp_path / "aside")
+        gone = figures(got(f"http://{address}/metrics"))
+        assert gone == {("workflows_scale_up", runs): 0}, "no history is not a history in which nothing is asked for"
+        aside.rename(published)
+        assert figures(got(f"http://{address}/metrics"))["workflows_scale_up", runs] == 1
         for file in mine.rglob("history*.duckdb"):
             file.write_bytes(b"not a database")
         broken = figures(got(f"http://{address}/metrics"))

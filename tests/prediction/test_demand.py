@@ -98,6 +98,17 @@ def test_runs_and_steps_are_read_with_what_is_still_open(
     assert np.isinf(steps.ended).sum() == 3
 
 
+def test_a_run_that_will_not_end_holds_no_worker_for_ever(
+    daily: Callable[..., tuple[pd.DataFrame, pd.DataFrame]], holding: Callable[..., duckdb.DuckDBPyConnection]
+):
+    """Deleted while it ran, or never launched. Control: the newest one, as open as it, is present."""
+    runs, attempts = daily(10)
+    runs.loc[[3, 9], ["outcome", "ended_at", "run_time_s"]] = [None, pd.NaT, None]
+    work = read_work(holding(runs, attempts), "runs")
+    assert len(work.asked) == 9
+    assert work.present(runs["created_at"].max().timestamp() + 1) == 1
+
+
 def test_a_level_holds_where_counts_spread_more_than_poisson():
     """Control: the Poisson quantile of the true mean is too low for such counts."""
     rng = np.random.default_rng(0)

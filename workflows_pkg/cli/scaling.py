@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import duckdb
 from click.core import ParameterSource
 
 from workflows_pkg.cli.output import answer, home_option, interactive, json_option, note, resolve_home
-from workflows_pkg.errors import SetupError, WorkflowsError
+from workflows_pkg.errors import SetupError, WorkflowsError, bounded
+from workflows_pkg.history.layout import Layout
 from workflows_pkg.history.store import open_history
 from workflows_pkg.prediction.demand.work import Slots, Work, read_work
 from workflows_pkg.spec.durations import parse_positive_duration
@@ -40,9 +42,12 @@ class Asked:
     allowed_wait_s: float | None
 
     def work(self) -> Work:
-        """What the history has of it now."""
-        with closing(open_history(self.folder)) as con:
-            return read_work(con, self.slots)
+        """What the history has of it now. Raises SetupError where it cannot be read."""
+        try:
+            with closing(open_history(self.folder)) as con:
+                return read_work(con, self.slots)
+        except duckdb.Error as error:
+            raise SetupError(f"The history in {self.folder} cannot be read: {bounded(error, 200)}.") from error
 
     def plan(self, weeks: int | None = None) -> Plan:
         """The plan by the newest history; `weeks`: how many are replayed for show."""
@@ -147,6 +152,8 @@ def serve(context: click.Context, port: int, host: str, **here: Any) -> None:
     plans: list[Plan] = []
 
     def look() -> tuple[Plan, Moment]:
+        if not Layout(asked.folder).published.exists():  # an empty history would ask for no worker
+            raise SetupError(f"There is no history in {asked.folder} any more.", fix="Run: workflows history sync")
         return plans[-1], workers_now(plans[-1], asked.work(), datetime.now(UTC))
 
     registry = metrics(asked.slots, look, lambda error: note(f"the history could not be read: {error}"))

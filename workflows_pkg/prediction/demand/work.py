@@ -17,6 +17,7 @@ Figures = np.ndarray[Any, Any]
 Slots = Literal["runs", "steps"]
 
 MINUTE_S = 60
+_LEAST_OPEN_S = 86_400.0
 
 _RUNS = """
     select epoch(created_at) as asked, epoch(ended_at) as ended,
@@ -61,9 +62,16 @@ class Work:
 
 
 def read_work(con: Connection, slots: Slots) -> Work:
-    """Every run, or every attempt of a step that began, of the history behind `con`. Trials too: they need workers like others."""
+    """Every run, or every attempt of a step that began, of the history behind `con`. Trials too: they need workers like others.
+
+    What is open for a day, and for longer than anything that has ended took, by the newest instant in the history, is taken for lost.
+    """
     frame = con.execute(_RUNS if slots == "runs" else _STEPS).df()
-    return Work.of(*(numbers(frame[name]) for name in ("asked", "ended", "busy")))
+    asked, ended, busy = (numbers(frame[name]) for name in ("asked", "ended", "busy"))
+    # deleted before they ended, or never launched: open for longer than whatever has ended
+    newest, longest = max(asked.max(), ended.max()), (ended - asked).max()
+    lost = ended.isna() & (newest - asked > max(_LEAST_OPEN_S, longest if longest == longest else 0.0))
+    return Work.of(asked[~lost], ended[~lost], busy[~lost])
 
 
 @dataclass(frozen=True)
