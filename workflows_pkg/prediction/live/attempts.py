@@ -16,7 +16,8 @@ from workflows_pkg.prediction.evaluation.traces import Trace
 from workflows_pkg.prediction.rows import Frame, instants, numbers
 
 NEWEST_OF_KEY = 400
-"""Attempts of a key that are asked about: four times the runs that are compared, so that a choice has a past."""
+"""Attempts of a key that are asked about: where each is a run of its own, four times the runs that are compared, so that a choice has a
+past. In a fan-out they are few runs, and a choice may not come about."""
 NEWEST = 8_000
 """The newest attempts of all keys that are asked about: 3 s for the slowest predictor on one core."""
 

@@ -4,10 +4,11 @@ All of them answer in the shadow of the one that is served. At every tenth run w
 compared in pairs, and another takes over where it lost less by more than `SURE` standard errors. Outcomes follow each other, and come in
 fan-outs: those of one run count as one, and the standard error allows for correlation between runs (Newey and West, "A Simple, Positive
 Semi-Definite, Heteroskedasticity and Autocorrelation Consistent Covariance Matrix", 1987). The one that took over is served until
-another beats it in the same way, so nothing swings back for less than took it there.
+another beats it in the same way, so nothing swings back for less than took it there, as long as its victory is among the outcomes that are
+replayed; after that the usual one answers again.
 
-The choice is replayed like the predictors: it rests on outcomes known by then, needs no memory of earlier trainings, and what was served
-when an attempt was submitted can be scored as it happened.
+The choice is replayed like the predictors: it rests on outcomes known by then, not on earlier trainings, and what was served when an
+attempt was submitted can be scored as it happened.
 """
 
 from __future__ import annotations
