@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 import pandas as pd
@@ -22,7 +23,6 @@ import pandas as pd
 from workflows_pkg.prediction.rows import Frame, numbers
 
 _TIME = re.compile(r"realtime\d*")
-_BENCHMARK = ["workflow", "step", "machine", "seconds"]
 _SHRUNK = 1 / 3
 """Share of the machine's median ratio in that of a step. On the one public set of benchmarks the error is the same from 0 to 3/4."""
 _MOST = math.log(1000.0)
@@ -71,12 +71,16 @@ def benchmarks(tables: Iterable[Frame], at_hand: str) -> Benchmarks | None:
     >>> [round(figure, 3) for figure in benchmarks([table], "here").factor("w", "sort", "there")]
     [2.0, 0.0]
     """
+    times: dict[tuple[str, str, str], list[float]] = {}
+    for table in tables:
+        for workflow, step, machine, took in table[["workflow", "step", "machine", "seconds"]].itertuples(index=False):
+            if 0 < took < math.inf:
+                times.setdefault((str(machine).casefold(), str(workflow).casefold(), str(step).casefold()), []).append(
+                    float(took)
+                )
     seconds: dict[str, dict[tuple[str, str], float]] = {}
-    rows = pd.concat([pd.DataFrame(columns=_BENCHMARK), *tables])[_BENCHMARK]
-    usable = rows[(rows["seconds"] > 0) & np.isfinite(rows["seconds"].astype(float))]
-    for (workflow, step, machine), found in usable.groupby(_BENCHMARK[:3])["seconds"]:
-        key = str(workflow).casefold(), str(step).casefold()
-        seconds.setdefault(str(machine).casefold(), {})[key] = float(found.median())
+    for (machine, workflow, step), found in times.items():
+        seconds.setdefault(machine, {})[workflow, step] = median(found)
     reference = seconds.pop(at_hand.casefold(), None)
     if reference is None or not seconds:
         return None
