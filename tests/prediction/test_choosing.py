@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from workflows_pkg.prediction.live.choosing import LEAST, LOOKED_EVERY, WINDOW, Candidates, choose
+from workflows_pkg.prediction.live.choosing import LEAST, LOOKED_EVERY, WINDOW, Candidates, Switch, choose
 
 
 def _candidates(losses: np.ndarray, **more: object) -> Candidates:
@@ -87,3 +87,34 @@ def test_where_nothing_has_failed_nobody_takes_over_for_saying_least() -> None:
 def test_with_few_outcomes_the_usual_one_is_served(count: int) -> None:
     found = choose(_candidates(_alike(0, count)))
     assert (found.served, found.switches, len(found.by_row)) == ("usual", (), count)
+
+
+def test_a_victory_that_a_card_tells_of_stands_until_it_is_beaten() -> None:
+    before = Switch(-1.0, 40, "usual", "other", False)
+    kept = choose(_candidates(_alike(0)), before)
+    assert (kept.served, kept.switches, set(kept.by_row)) == ("other", (before,), {1})
+    assert choose(_candidates(_alike(0))).served == "usual", "control: without the card"
+    worse = _alike(0)
+    worse[200:, 1] += 1.0
+    assert [one.after for one in choose(_candidates(worse), before).switches] == ["other", "usual"], "control: beaten"
+    assert choose(_candidates(_alike(0, 0)), before).served == "other", "also where nothing is replayed"
+    gone = Switch(-1.0, 40, "usual", "one of an earlier version", False)
+    assert choose(_candidates(_alike(0)), gone).served == "usual"
+
+
+def test_a_victory_among_the_runs_that_are_replayed_is_the_same_with_the_card_and_without() -> None:
+    losses = _alike(4)
+    losses[150:, 0] += 0.5
+    first = choose(_candidates(losses))
+    again = choose(_candidates(losses), first.switches[-1])
+    assert first.switches == again.switches != ()
+    assert np.array_equal(first.by_row, again.by_row)
+
+
+def test_what_is_served_at_any_moment_can_be_told_from_the_changes() -> None:
+    losses = _alike(3, 600)
+    losses[:300, 0] += 0.5
+    losses[300:, 1] += 0.5
+    found = choose(_candidates(losses))
+    assert np.array_equal(found.at(np.arange(600.0), ("usual", "other")), found.by_row)
+    assert len(set(found.by_row)) == 2, "control"

@@ -47,7 +47,7 @@ def test_changing_the_future_changes_no_prediction(history: pd.DataFrame, share:
 def test_a_leak_would_be_caught(history: pd.DataFrame, monkeypatch: pytest.MonkeyPatch):
     """The control: a replay that shows outcomes at submission fails the same comparison."""
 
-    def leaking(trace: Trace, predictor: Predictor, newest: int | None = None):
+    def leaking(trace: Trace, predictor: Predictor, asked: object = None):
         return replay(replace(trace, rows=trace.rows.assign(finished_s=trace.rows["submitted_s"])), predictor)
 
     monkeypatch.setattr(serving, "replay", leaking)

@@ -339,7 +339,9 @@ class Forecast(Record):
     p50: float = Field(description="Below this in half the cases.")
     p95: float = Field(description="Below this in 95 of 100 cases.")
     sample_count: int = Field(description="Attempts or runs it rests on.")
-    predictor: str = Field(description="What counted most in it: an expert's name, or how the rate was found.")
+    predictor: str = Field(
+        description="What counted most in it: an expert's name, a rule that answered alone, or how the rate was found."
+    )
     error_share: float | None = Field(
         None,
         description="Its median absolute relative error in replay; unknown before five outcomes. Of memory_request_mib: memory times "

@@ -14,19 +14,22 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from workflows_pkg.history.records import Forecast
 from workflows_pkg.prediction.course import COURSE, courses
 from workflows_pkg.prediction.duration.predictor import FLOOR, DurationPredictor
 from workflows_pkg.prediction.failure import FAILURE, KEEP
-from workflows_pkg.prediction.live.attempts import NEWEST
+from workflows_pkg.prediction.live.attempts import newest_runs
 from workflows_pkg.prediction.live.basis import moved, text
-from workflows_pkg.prediction.live.choosing import RULE_OF_CHOICE, Choice
+from workflows_pkg.prediction.live.choosing import RULE_OF_CHOICE, Choice, Switch, called, carried
 from workflows_pkg.prediction.live.choosing import summary as choice_summary
 from workflows_pkg.prediction.live.failures import AGAIN, FIRST, RATE, Choices, risks, risks_by_try
 from workflows_pkg.prediction.live.memory import LEARNED as SIZED
 from workflows_pkg.prediction.live.memory import PEAK, REQUEST, RETRY, requests
+from workflows_pkg.prediction.live.times import LEARNED as WEIGHED
+from workflows_pkg.prediction.live.times import TIMES
 from workflows_pkg.prediction.lookup import BLOCK, FORMAT, LONGEST_LINE
 from workflows_pkg.prediction.picks import PER_STEP_TIME, is_picked, pick_name
 from workflows_pkg.prediction.rows import (
@@ -40,7 +43,7 @@ from workflows_pkg.prediction.rows import (
     runs,
 )
 from workflows_pkg.prediction.rules import RULES
-from workflows_pkg.prediction.serving import COST_FLOOR, REPLAYED, predictions
+from workflows_pkg.prediction.serving import COST_FLOOR, REPLAYED, predictions_and_choices
 
 RUN_QUANTITIES = ("queue_time_s", "start_time_s", "run_time_s", "cost_usd")
 STEP_QUANTITIES = ("run_time_s", "cost_usd")
@@ -71,7 +74,8 @@ def train_with_card(
 ) -> tuple[list[Forecast], dict[str, Any]]:
     """`train`, and the predictors' card: data window, features, settings, scores beside the simple rules, and which predictor serves what.
 
-    `before`: the card of the last training, so that this one can tell what was promoted and withdrawn since.
+    `before`: the card of the last training: this one tells what was promoted and withdrawn since, and keeps what was promoted until it is
+    beaten. The same history, moment and card give the same forecasts.
     """
     moment = now.astimezone(UTC)
     known_runs = runs(con)
@@ -86,7 +90,16 @@ def train_with_card(
     )
     known_attempts = known_attempts.assign(submitted_at=asked, attempt=1)
     ahead = dict(partitions or {})
+    last = before or {}
     forecasts: list[Forecast] = []
+    timed_choices: dict[tuple[str, str, str], Choice] = {}
+    kept = {question: carried(last, question) for question in (TIMES, REQUEST, FAILURE)}
+
+    def forecast(observations: Frame, quantity: str) -> list[Forecast]:
+        found, made = _forecast(observations, quantity, moment, ahead, kept[TIMES])
+        timed_choices.update(made)
+        return found
+
     summary: dict[str, Any] = {}
     alike = _launched_alike(known_runs)
     picked = _picked(alike, known_attempts)
@@ -95,15 +108,17 @@ def train_with_card(
         *((name, whole if name == "run_time_s" else known_runs) for name in RUN_QUANTITIES),
         (PER_STEP_TIME, picked),
     ):
-        found = _forecast(run_observations(rows, quantity), quantity, moment, ahead)
+        found = forecast(run_observations(rows, quantity), quantity)
         forecasts += found
         summary[f"run {quantity}"] = _summary(found)
     for quantity in STEP_QUANTITIES:
-        found = _forecast(attempt_observations(known_attempts, quantity), quantity, moment, ahead)
+        found = forecast(attempt_observations(known_attempts, quantity), quantity)
         forecasts += found
         summary[f"step {quantity}"] = _summary(found)
-    found = _forecast(attempt_observations(known_attempts, PEAK), PEAK, moment, ahead, NEWEST)
-    sized, choices = requests(lived[(lived["outcome"] != "skipped") & lived["started_at"].notna()], moment, ahead)
+    peaks = attempt_observations(known_attempts, PEAK)
+    metered = peaks["value"].notna().groupby([peaks["job_name"], peaks["step"]]).transform("any").astype(bool)
+    found = forecast(peaks[metered].reset_index(drop=True), PEAK)
+    sized, choices = requests(lived[(lived["outcome"] != "skipped") & lived["started_at"].notna()], moment, ahead, kept[REQUEST])
     forecasts += found + sized
     summary |= {f"step {PEAK}": _summary(found)} | {
         f"step {quantity}": _summary([item for item in sized if item.quantity == quantity]) for quantity in (REQUEST, RETRY)
@@ -114,9 +129,9 @@ def train_with_card(
     calibration: dict[str, Any] = {}
     of_runs = known_runs.assign(step="", submitted_at=known_runs["created_at"])
     for name, of_what in (
-        (f"run {FAILURE}", risks(of_runs, moment, ahead)),
-        (f"step {FAILURE}", risks(lived_last, moment, ahead)),
-        ("step tries", risks_by_try(lived, moment, ahead)),
+        (f"run {FAILURE}", risks(of_runs, moment, ahead, kept[FAILURE])),
+        (f"step {FAILURE}", risks(lived_last, moment, ahead, kept[FAILURE])),
+        ("step tries", risks_by_try(lived, moment, ahead, kept[FAILURE])),
     ):
         found, made, calibration[name] = of_what
         forecasts += found
@@ -129,18 +144,21 @@ def train_with_card(
     forecasts += found
     summary |= {f"step {quantity}": _summary([item for item in found if item.quantity == quantity]) for quantity in COURSE}
     card = _card(known_runs, known_attempts, moment, summary)
-    return forecasts, card | {"choices": _choices(choices, risked, before), "calibration": calibration}
+    return forecasts, card | {"choices": _choices(timed_choices, choices, risked, before), "calibration": calibration}
 
 
-def _choices(memory: Mapping[tuple[str, str], Choice], failure: Choices, before: Mapping[str, Any] | None) -> dict[str, Any]:
+def _choices(
+    timed: Mapping[tuple[str, str, str], Choice],
+    memory: Mapping[tuple[str, str], Choice],
+    failure: Choices,
+    before: Mapping[str, Any] | None,
+) -> dict[str, Any]:
     """Which predictors serve what, and what changed since the card `before`."""
     last: Mapping[str, Any] = (before or {}).get("choices", {})
     by_question: dict[str, tuple[str, dict[str, Choice]]] = {
-        REQUEST: (SIZED, {f"{job} / {step}": choice for (job, step), choice in memory.items()}),
-        FAILURE: (
-            RATE,
-            {f"{job} / {step or 'whole run'}: {words}": choice for (job, step, words), choice in failure.items()},
-        ),
+        TIMES: (WEIGHED, {called(*key): choice for key, choice in timed.items()}),
+        REQUEST: (SIZED, {called(*key): choice for key, choice in memory.items()}),
+        FAILURE: (RATE, {called(*key): choice for key, choice in failure.items()}),
     }
     found: dict[str, Any] = {"how": RULE_OF_CHOICE}
     for question, (usual, made) in by_question.items():
@@ -193,8 +211,8 @@ def _placed(attempts: Frame, runs: Frame) -> Frame:
 
 
 def _forecast(
-    observations: Frame, quantity: str, moment: datetime, partitions: Mapping[str, str], newest: int = REPLAYED
-) -> list[Forecast]:
+    observations: Frame, quantity: str, moment: datetime, partitions: Mapping[str, str], kept: Mapping[str, Switch]
+) -> tuple[list[Forecast], dict[tuple[str, str, str], Choice]]:
     floor = COST_FLOOR if quantity == "cost_usd" else FLOOR
     # what ended after the moment is not known yet; it may still be seen as open
     after = observations["finished_at"] >= moment
@@ -210,7 +228,7 @@ def _forecast(
     )
     ahead = observations[observations["value"].notna()].drop_duplicates(["job_name", "step"])[["job_name", "step"]]
     if ahead.empty:
-        return []
+        return [], {}
     ahead = ahead.sort_values(["job_name", "step"]).assign(
         run_id="", attempt=1, submitted_at=moment, finished_at=pd.NaT, value=float("nan"),
         partition_key=[partitions.get(job) for job in ahead.sort_values(["job_name", "step"])["job_name"]],
@@ -219,18 +237,31 @@ def _forecast(
     together = pd.DataFrame({name: [*observations[name], *ahead[name]] for name in observations})
     together["finished_at"] = pd.to_datetime(together["finished_at"], utc=True).astype("datetime64[ns, UTC]")
     together["submitted_at"] = together["submitted_at"].astype("datetime64[ns, UTC]")
-    table = pd.concat([together, predictions(together, floor, newest)], axis=1)
+    asked = np.arange(len(together)) >= len(together) - REPLAYED
+    if quantity == PEAK:
+        asked = np.append(
+            newest_runs(observations.rename(columns={"job_name": "workflow"}).assign(retry=0)), np.ones(len(ahead), bool)
+        )
+    of_key = {
+        (job, step): kept.get(called(job, step, quantity)) for job, step in zip(ahead["job_name"], ahead["step"], strict=True)
+    }
+    answers, choices = predictions_and_choices(
+        together, floor, asked, {key: one for key, one in of_key.items() if one is not None}
+    )
+    table = pd.concat([together, answers], axis=1)
     past, future = table.iloc[:known], table.iloc[known:]
     by_key = dict(tuple(past[(past["value"] >= floor) & (past["count"] > 0)].groupby(["job_name", "step"])))
     ended = past[past["value"].notna()].sort_values("finished_at", kind="stable")
-    of_key = dict(tuple(ended[["job_name", "step", "value", "submitted_at", "partition_key"]].groupby(["job_name", "step"])))
-    return [
-        _record(row, by_key.get((row["job_name"], row["step"])), of_key.get((row["job_name"], row["step"])), quantity, moment)
-        for _, row in future.iterrows()
+    values = dict(tuple(ended[["job_name", "step", "value", "submitted_at", "partition_key"]].groupby(["job_name", "step"])))
+    keys = list(zip(future["job_name"], future["step"], strict=True))
+    found = [
+        _record(row, by_key.get(key), values.get(key), choices[key], quantity, moment)
+        for key, (_, row) in zip(keys, future.iterrows(), strict=True)
     ]
+    return found, {(job, step, quantity): choices[job, step] for job, step in keys}
 
 
-def _record(row: Column, past: Frame | None, ended: Frame | None, quantity: str, moment: datetime) -> Forecast:
+def _record(row: Column, past: Frame | None, ended: Frame | None, choice: Choice, quantity: str, moment: datetime) -> Forecast:
     best, error, best_error = None, None, None
     if past is not None and len(past) >= SCORED_FROM:
         truth = past["value"]
@@ -242,16 +273,20 @@ def _record(row: Column, past: Frame | None, ended: Frame | None, quantity: str,
         job_name=row["job_name"], step=row["step"], quantity=quantity,
         p05=float(row["p05"]), p50=float(row["p50"]), p95=float(row["p95"]),
         sample_count=int(row["count"]), predictor=str(row["predictor"]), error_share=error, best_rule=best,
-        best_rule_error_share=best_error, as_of=moment, basis=_basis(row, ended, moment),
+        best_rule_error_share=best_error, as_of=moment, basis=_basis(row, ended, choice, moment),
     )  # fmt: skip
 
 
-def _basis(row: Column, ended: Frame | None, moment: datetime) -> str | None:
+def _basis(row: Column, ended: Frame | None, choice: Choice, moment: datetime) -> str | None:
     if ended is None:
         return None
     tags = [tag if isinstance(tag, str) else None for tag in ended["partition_key"]]
     ahead = row["partition_key"] if isinstance(row["partition_key"], str) else None
     found = moved(float(row["p50"]), ended["value"].to_list(), ended["submitted_at"].to_list(), tags, ahead, moment)
+    if choice.switches:
+        newest = choice.switches[-1]
+        apart = {name: choice.losses[name] for name in (newest.after, newest.before) if name in choice.losses}
+        found |= {"since": {"at": newest.at, "after": newest.before}, "runs": choice.runs, "apart": apart}
     return text(found) if found else None
 
 
@@ -289,8 +324,8 @@ def _card(known_runs: Frame, known_attempts: Frame, moment: datetime, summary: d
             "discounts": list(KEEP),
             "chosen_by": "log loss of one-step-ahead forecasts over the key's own past",
         },
-        "served_where": "everywhere; simple rules are among the experts, each weighed by its past errors on the key and on all keys",
-        "interval": "candidates for either end weighed by their past quantile losses, corrected online",
+        "served_where": "unless a rule has been nearer; rules are among the experts, weighed by past errors on the key and on all keys",
+        "interval": "candidates for either end weighed by their past quantile losses, corrected online; kept where a rule answers",
         "scores": summary,
     }
 

@@ -5,6 +5,8 @@ The same replay and the same predictor as in an evaluation on recorded traces: w
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 
@@ -12,6 +14,8 @@ from workflows_pkg.prediction.baselines.duration import DurationBaselines
 from workflows_pkg.prediction.duration.predictor import BASES, FLOOR, DurationPredictor
 from workflows_pkg.prediction.evaluation.replay import replay
 from workflows_pkg.prediction.evaluation.traces import Trace
+from workflows_pkg.prediction.live.choosing import Choice, Switch
+from workflows_pkg.prediction.live.times import ALONE, judged
 from workflows_pkg.prediction.rows import Frame, numbers
 
 COST_FLOOR = 1e-9
@@ -25,18 +29,34 @@ REPLAYED = 60_000
 def predictions(observations: Frame, floor: float = FLOOR, newest: int = REPLAYED) -> Frame:
     """What is served for every observation, made at its submission from what had finished strictly before.
 
-    One row per observation on the same index; columns `p05`, `p50`, `p95`, `predictor` (what counted most in it), `count` (finished
-    values of the key then known), one column per simple rule, `rule_p05` and `rule_p95` (quantiles of history). Where `count` is zero
-    the forecast is borrowed from other steps, missing where there are none; rules and their quantiles are missing there. Of a long
-    history only the `newest` rows have answers.
+    One row per observation on the same index; columns `p05`, `p50`, `p95`, `predictor` (the rule that answered alone, or what counted most
+    in the weighing), `count` (finished values of the key then known), one column per simple rule, `rule_p05` and `rule_p95` (quantiles of
+    history). Where `count` is zero the forecast is borrowed from other steps, missing where there are none; rules and their quantiles are
+    missing there. Of a long history only the `newest` rows have answers.
+    """
+    asked = np.arange(len(observations)) >= len(observations) - newest
+    return predictions_and_choices(observations, floor, asked)[0]
+
+
+def predictions_and_choices(
+    observations: Frame, floor: float, asked: np.ndarray, carried: Mapping[tuple[str, str], Switch] | None = None
+) -> tuple[Frame, dict[tuple[str, str], Choice]]:
+    """`predictions`, with answers of the rows `asked` only and the column `weighed_p50`, the middle that the weighing said; and which
+    predictor serves each job and step.
+
+    `carried`: what an earlier training had changed, by job and step.
     """
     trace = as_trace(observations)
-    ours = replay(trace, DurationPredictor(floor), newest=newest)
-    rules = replay(trace, DurationBaselines(), newest=newest)
-    names = np.array([*BASES, None], dtype=object)
-    ours["predictor"] = names[ours.pop("basis").fillna(-1).to_numpy(int)]
+    ours = replay(trace, DurationPredictor(floor), asked=asked)
+    rules = replay(trace, DurationBaselines(), asked=asked)
     ours["count"] = ours["count"].fillna(0.0)
-    return pd.concat([ours, rules], axis=1).set_axis(observations.index)
+    found = judged(pd.concat([trace.rows, ours, rules], axis=1), carried)
+    names = np.array([*BASES, None], dtype=object)
+    weighed = names[ours["basis"].fillna(-1).to_numpy(int)]
+    ours["predictor"] = np.where(pd.isna(found.rule), weighed, pd.Series(found.rule).map(ALONE))
+    ours["weighed_p50"] = ours["p50"]
+    ours[["p05", "p50", "p95"]] = found.ends
+    return pd.concat([ours.drop(columns="basis"), rules], axis=1).set_axis(observations.index), found.choices
 
 
 def as_trace(observations: Frame) -> Trace:

@@ -11,14 +11,19 @@ from workflows_pkg.report.asset_pages import MOST_ROWS, Cell, Page, Table, behin
 from workflows_pkg.report.rests_on import rests_on
 from workflows_pkg.report.tables import count, quantity, share, words
 
-_QUESTIONS = {"memory_request_mib": "memory to ask for", "failure_share": "risk of failure"}
+_QUESTIONS = {
+    "run_time_s": "times, cost and peak memory",
+    "memory_request_mib": "memory to ask for",
+    "failure_share": "risk of failure",
+}
 _PEAK, _REQUEST, _RETRY = "peak_memory_mib", "memory_request_mib", "memory_retry_mib"
 
 
 def choices_page(card: Mapping[str, Any]) -> Page:
     """Who serves and who answers in the shadow, what was promoted and withdrawn since the last training, and by what rule."""
     choices: Mapping[str, Any] = card["choices"]
-    asked = {question: choices[question] for question in _QUESTIONS if choices[question]["keys"]}
+    # a card of an earlier version says nothing of times
+    asked = {question: choices[question] for question in _QUESTIONS if choices.get(question, {}).get("keys")}
     serving = [
         {
             "question": _QUESTIONS[question],
@@ -121,7 +126,7 @@ _SERVING = {
 _CHANGED = {
     "since": "End of the run after which it was served, UTC.",
     "runs": "Newest runs compared.",
-    "loss": "Mean over them: squared error of a risk; GB hours wasted by a request.",
+    "loss": "Mean over them: squared error of a risk; GB hours wasted by a request; how far off the others were, in their own unit.",
     "killed": "Share of attempts that had too little memory.",
 }
 _MEMORY = {

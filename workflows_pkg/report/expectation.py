@@ -10,7 +10,7 @@ from datetime import datetime
 from workflows_pkg.prediction.deadline import WARN_FROM
 from workflows_pkg.prediction.lookup import JobForecast, Quantiles
 from workflows_pkg.prediction.remaining import Remaining
-from workflows_pkg.report.rests_on import compared
+from workflows_pkg.report.rests_on import by, compared
 from workflows_pkg.report.tables import count, duration, instant, usd, words
 
 _SAME = 0.02
@@ -115,8 +115,8 @@ def of_hundred(risk: float) -> str:
 
 
 def maker(predictor: str) -> str:
-    """What a forecast rests on: 'mostly by median of 10', since many opinions are weighed."""
-    return f"mostly by {words(predictor)}"
+    """What a forecast rests on: 'mostly by median of 10', since many opinions are weighed, or one rule alone."""
+    return by(predictor) if predictor.endswith("_alone") else f"mostly by {words(predictor)}"
 
 
 def revised_tag(elapsed_s: float, left: Remaining, run_time: Quantiles) -> str:

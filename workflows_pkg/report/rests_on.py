@@ -69,24 +69,30 @@ def rests_on(forecast: Said) -> str:
         said += _of_failures(basis)
     if forecast.quantity == "memory_request_mib":
         said += _of_requests(basis)
+    if "apart" in basis:
+        said += _of_times(forecast.quantity, basis)
     return " ".join(said)
 
 
 def by(predictor: str) -> str:
     """Which predictor answered, as part of a sentence.
 
-    >>> by("median_of_10"), by("failure_rate_of_newest_10"), by("max_seen")
-    ('mostly by median of 10', 'the rate of their newest 10', 'by the rule max seen')
+    >>> by("median_of_10"), by("median_of_10_alone"), by("failure_rate_of_newest_10"), by("max_seen")
+    ('mostly by median of 10', 'by the rule median of 10 alone', 'the rate of their newest 10', 'by the rule max seen')
     """
     if predictor in _OWN:
         return _OWN[predictor]
     if predictor.startswith("failure_rate_of_newest_"):
         return f"the rate of their newest {predictor.rpartition('_')[2]}"
+    if predictor.endswith(_ALONE):
+        return f"by the rule {words(predictor.removesuffix(_ALONE))} alone"
     if predictor in _MEMORY_RULES:
         return f"by the rule {words(predictor)}"
     return f"mostly by {words(predictor)}"
 
 
+_ALONE = "_alone"
+"""What the name of a rule ends with that answers by itself, instead of being weighed among others."""
 _MEMORY_RULES = frozenset(
     {
         "max_seen", "max_seen_x1.1", "p95", "p99_x1.05", "last_x1.2", "regression_plus_sd", "regression_plus_largest_residual",
@@ -146,6 +152,11 @@ def _of_requests(basis: Mapping[str, Any]) -> list[str]:
             f"By predictor: {'; '.join(others)}."
         )
     return said + _since(basis)
+
+
+def _of_times(name: str, basis: Mapping[str, Any]) -> list[str]:
+    off = [f"{words(maker)} {quantity(loss, name)}" for maker, loss in basis["apart"].items()]
+    return [f"Off on average over the newest {count(basis['runs'])} runs: {', '.join(off)}.", *_since(basis)]
 
 
 def _wasted(score: Mapping[str, float], basis: Mapping[str, Any]) -> str:

@@ -1,10 +1,11 @@
 """Which attempts are replayed to judge predictors that answer live, and what is asked about the next ones?
 
-A history of any length costs about the same: every attempt is learned from, but only the newest of each key, and of all, are asked about.
+A history of any length costs about the same: every attempt is learned from, but only those of the newest runs of each key are asked about.
 """
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -15,11 +16,17 @@ import pandas as pd
 from workflows_pkg.prediction.evaluation.traces import Trace
 from workflows_pkg.prediction.rows import Frame, instants, numbers
 
-NEWEST_OF_KEY = 400
-"""Attempts of a key that are asked about: where each is a run of its own, four times the runs that are compared, so that a choice has a
-past. In a fan-out they are few runs, and a choice may not come about."""
+RUNS_OF_KEY = 400
+"""Newest runs of a key that are asked about: four times those that are compared, so that a choice has a past."""
+OF_RUN = 3
+"""Attempts of a key in one run that are asked about, where it has more: those of one run count as one, and tell much the same."""
 NEWEST = 8_000
-"""The newest attempts of all keys that are asked about: 3 s for the slowest predictor on one core."""
+"""The newest attempts of all keys that are asked about: 1.2 s for the slowest predictor on one core. Where there are more, each key has
+fewer of them, one of a run."""
+LEAST_RUNS = 130
+"""Newest runs of a key that are asked about however many keys there are: those compared, and three looks."""
+MOST = 100_000
+"""Attempts of all keys that are asked about at most, some 800 keys; 15 s for the slowest predictor on one core."""
 
 
 @dataclass(frozen=True)
@@ -74,12 +81,43 @@ def replayed(attempts: Frame, moment: datetime, partitions: Mapping[str, str], r
     # the moment is after every attempt, but a clock that went wrong must not have the question come first
     ahead["submitted_s"] = max(moment.timestamp(), table["submitted_s"].max()) if len(table) else moment.timestamp()
     together: Frame = pd.concat([table, ahead], ignore_index=True) if len(ahead) else table
-    asked = _newest(table) if len(table) else np.zeros(0, bool)
+    asked = newest_runs(table)
     keys = zip(ahead["workflow"], ahead["step"], ahead["retry"], strict=True)
     places = {(str(job), str(step), int(retry)): len(table) + number for number, (job, step, retry) in enumerate(keys)}
     nothing: Frame = pd.DataFrame(index=together.index)
     trace = Trace("history", together, nothing, nothing, "times", 0.0)
     return Replayed(trace, rows, np.append(asked, np.ones(len(ahead), bool)), places)
+
+
+def newest_runs(table: Frame) -> np.ndarray:
+    """Which rows are asked about: of each key (`workflow`, `step`, `retry`) those of its newest runs, in order of submission.
+
+    Of the attempts of one run those at equal distances are taken, from a place that only its id decides: what is asked about a run is the
+    same at every training, and no place in a fan-out is preferred.
+    """
+    if table.empty:
+        return np.zeros(0, bool)
+    key: Frame = table.groupby(["workflow", "step", "retry"], sort=False).ngroup()
+    pairs = pd.DataFrame({"key": key.to_numpy(), "run": table["run_id"].to_numpy()})
+    of_run = pairs.groupby(["key", "run"], sort=False)
+    place, size = of_run.cumcount().to_numpy(), of_run["run"].transform("size").to_numpy()
+    number = (place == 0).astype(int)
+    number = pd.Series(number).groupby(pairs["key"]).cumsum().to_numpy()
+    # rows of runs that were asked for at one instant may lie between each other
+    number = pd.Series(number).groupby([pairs["key"], pairs["run"]]).transform("first").to_numpy()
+    age = pd.Series(number).groupby(pairs["key"]).transform("max").to_numpy() - number
+    codes, runs = pd.factorize(pairs["run"])
+    first = np.array([zlib.crc32(str(run).encode()) for run in runs], dtype=np.int64)[codes] % size
+    away = (place - first) % size
+    one = away == 0
+    found = (age < RUNS_OF_KEY) & np.logical_or.reduce([away == size * part // OF_RUN for part in range(OF_RUN)])
+    if found.sum() > NEWEST:
+        found &= one
+    if found.sum() > NEWEST:
+        found &= age < max(LEAST_RUNS, int(np.sort(age[found])[NEWEST]))
+    if found.sum() > MOST:
+        found[np.flatnonzero(found)[:-MOST]] = False
+    return found
 
 
 def by_key(shown: Replayed, scored: np.ndarray) -> dict[tuple[str, str, int], tuple[np.ndarray, int]]:
@@ -92,14 +130,6 @@ def by_key(shown: Replayed, scored: np.ndarray) -> dict[tuple[str, str, int], tu
         if len(kept):
             before = places[(places < kept[0]) & closed[places]]
             found[str(job), str(step), int(retry)] = kept, int(table["run_id"].iloc[before].nunique())
-    return found
-
-
-def _newest(table: Frame) -> np.ndarray:
-    places = table.groupby(["workflow", "step", "retry"]).cumcount(ascending=False).to_numpy()
-    found = places < NEWEST_OF_KEY
-    if found.sum() > NEWEST:
-        found[np.flatnonzero(found)[:-NEWEST]] = False
     return found
 
 

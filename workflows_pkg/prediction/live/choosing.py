@@ -4,11 +4,11 @@ All of them answer in the shadow of the one that is served. At every tenth run w
 compared in pairs, and another takes over where it lost less by more than `SURE` standard errors. Outcomes follow each other, and come in
 fan-outs: those of one run count as one, and the standard error allows for correlation between runs (Newey and West, "A Simple, Positive
 Semi-Definite, Heteroskedasticity and Autocorrelation Consistent Covariance Matrix", 1987). The one that took over is served until
-another beats it in the same way, so nothing swings back for less than took it there, as long as its victory is among the outcomes that are
-replayed; after that the usual one answers again.
+another beats it in the same way, so nothing swings back for less than took it there.
 
-The choice is replayed like the predictors: it rests on outcomes known by then, not on earlier trainings, and what was served when an
-attempt was submitted can be scored as it happened.
+The choice is replayed like the predictors: it rests on outcomes known by then, and what was served when an attempt was submitted can be
+scored as it happened. Of earlier trainings one thing counts: which victories the last card tells of. They stand, also where the runs that
+showed them are no longer replayed.
 """
 
 from __future__ import annotations
@@ -16,14 +16,12 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
-import pandas as pd
-
-from workflows_pkg.prediction.rows import Frame
 
 LOOKED_EVERY = 10
 """Runs with an outcome between two looks."""
@@ -35,6 +33,8 @@ there are up to eight rules, and losses have heavy tails: the rate at which that
 LEAST_OF_A_KIND = 5
 """Runs with a failure, and without one, that must be among those compared where failures are foretold: where nothing has failed, whoever
 says least looks best."""
+WORTH = 0.02
+"""Least share that a change must save of what was used, took or cost, or of the rate's loss: below it nobody would notice."""
 _LAGS = 5
 """Runs apart to which losses may be correlated."""
 MOST_FAULTS, SHOWN, DOUBT = 0.03, 0.05, 0.01
@@ -72,14 +72,23 @@ class Choice:
     losses: dict[str, float]
     faults: dict[str, float]
 
+    def at(self, submitted: np.ndarray, names: Sequence[str]) -> np.ndarray:
+        """The place in `names` of the one served at each instant, in seconds; also of what has no outcome."""
+        if not self.switches:
+            return np.full(len(submitted), list(names).index(self.served))
+        served = [self.switches[0].before, *(one.after for one in self.switches)]
+        places = np.array([list(names).index(name) for name in served])
+        return places[np.searchsorted([one.at for one in self.switches], submitted, side="left")]
+
 
 @dataclass(frozen=True)
 class Candidates:
     """What each candidate lost on attempts with an outcome, one row per attempt and one column per name; the first is the usual one.
 
     `runs`: the run of each row; `submitted`, `finished`: seconds. `faults`: 1 where an answer did harm; None where none can. `before`: runs
-    of the key that had an outcome before the first row, so that looks fall on the same runs whatever the rows begin with. `least`: the
-    least mean gain that is worth a change, in the unit of the losses. `failed`: 1 where the attempt failed, if failures are foretold.
+    of the key that had an outcome before the first row, so that looks fall on the same runs whatever the rows begin with. `of`: what the
+    losses are a share of, in their unit, by which it is decided what a change is worth; None: any gain is. `failed`: 1 where the attempt
+    failed, if failures are foretold.
     """
 
     names: Sequence[str]
@@ -89,35 +98,41 @@ class Candidates:
     submitted: np.ndarray
     finished: np.ndarray
     before: int = 0
-    least: float = 0.0
+    of: np.ndarray | None = None
     failed: np.ndarray | None = None
 
 
-def choose(candidates: Candidates) -> Choice:
-    """Which candidate is served by now, and which was when each row was submitted."""
+def choose(candidates: Candidates, carried: Switch | None = None) -> Choice:
+    """Which candidate is served by now, and which was when each row was submitted.
+
+    `carried`: the last change to another than the usual one, as an earlier training told of it; it is taken as it was.
+    """
     names = list(candidates.names)
-    table: Frame = pd.DataFrame({"run": list(candidates.runs), "finished": candidates.finished})
-    order = table.groupby("run", sort=False)["finished"].transform("max").to_numpy(float)
-    codes = (
-        pd.factorize(pd.Series(list(zip(order, candidates.runs, strict=True))), sort=True)[0] if len(table) else np.zeros(0, int)
-    )
-    count = int(codes.max()) + 1 if len(codes) else 0
+    carried = carried if carried is not None and carried.after in names else None
+    codes, count, ends = _by_end(candidates.runs, candidates.finished)
     rows = np.bincount(codes, minlength=count).astype(float)
     losses = np.column_stack([np.bincount(codes, candidates.losses[:, place], count) / rows for place in range(len(names))])
     harmful = candidates.faults is not None
     harms = np.zeros_like(candidates.losses) if candidates.faults is None else candidates.faults
     faults = np.column_stack([np.bincount(codes, harms[:, place], count) / rows for place in range(len(names))])
+    of = np.zeros(count) if candidates.of is None else np.bincount(codes, candidates.of, count) / rows
     came = None if candidates.failed is None else np.bincount(codes, candidates.failed, count) > 0
-    ends = np.full(count, -math.inf)
-    ends[codes] = order
-    served, state, switches = 0, np.zeros(count + 1, int), []
+    served, state, switches = 0, np.zeros(count + 1, int), list[Switch]()
+    if carried is not None and (not count or carried.at < ends[0]):
+        served, switches, carried = names.index(carried.after), [carried], None
+        state[0] = served
     for known in range(1, count + 1):
-        if (candidates.before + known) % LOOKED_EVERY == 0 and known >= LEAST:
+        if carried is not None and ends[known - 1] >= carried.at:
+            if names[served] != carried.after:
+                served = names.index(carried.after)
+                switches.append(carried)
+            carried = None
+        elif (candidates.before + known) % LOOKED_EVERY == 0 and known >= LEAST:
             newest = slice(max(0, known - WINDOW), known)
             if came is not None and not LEAST_OF_A_KIND <= came[newest].sum() <= len(came[newest]) - LEAST_OF_A_KIND:
                 state[known] = served
                 continue
-            better, forced = _better(losses[newest], faults[newest], served, candidates.least, harmful)
+            better, forced = _better(losses[newest], faults[newest], served, WORTH * float(of[newest].mean()), harmful)
             if better != served:
                 switches.append(Switch(float(ends[known - 1]), candidates.before + known, names[served], names[better], forced))
                 served = better
@@ -131,21 +146,41 @@ def choose(candidates: Candidates) -> Choice:
     )  # fmt: skip
 
 
+def _by_end(runs: Sequence[str], finished: np.ndarray) -> tuple[np.ndarray, int, np.ndarray]:
+    """The place of each row's run in the order in which runs ended, how many runs there are, and when each ended."""
+    found, code = np.unique(np.asarray(runs, dtype=str), return_inverse=True)
+    ends = np.full(len(found), -math.inf)
+    np.maximum.at(ends, code, finished)
+    order = np.lexsort((found, ends))
+    place = np.empty(len(found), int)
+    place[order] = np.arange(len(found))
+    return place[code], len(found), ends[order]
+
+
 def _better(losses: np.ndarray, faults: np.ndarray, served: int, least: float, harmful: bool) -> tuple[int, bool]:
     """The place of the one to serve from now on, and whether the one before did too much harm."""
     count = len(losses)
-    harm = faults.sum(axis=0)
     means = losses.mean(axis=0)
+    if not harmful:
+        return _sure_winner(losses, means, served, least, np.arange(len(means))), False
+    harm = faults.sum(axis=0)
     safe = np.array([_chance_of_at_most(math.floor(one + 1e-9), count) <= SHOWN for one in harm])
     if 1 - _chance_of_at_most(math.ceil(harm[served] - 1e-9) - 1, count) < DOUBT:
         # of those that do no such harm the cheapest; where all do, the one that does least
         able = np.flatnonzero(safe) if safe.any() else np.flatnonzero(harm == harm.min())
         chosen = int(able[np.argmin(means[able])])
         return (chosen, True) if harm[chosen] < harm[served] else (served, False)
-    able = np.flatnonzero(safe | (not harmful))
-    gains = losses[:, [served]] - losses
-    gained = [place for place in able if place != served and means[served] - means[place] > least and _sure(gains[:, place])]
-    return (int(min(gained, key=lambda place: means[place])), False) if gained else (served, False)
+    return _sure_winner(losses, means, served, least, np.flatnonzero(safe)), False
+
+
+def _sure_winner(losses: np.ndarray, means: np.ndarray, served: int, least: float, able: np.ndarray) -> int:
+    """Of those that are able and better beyond chance the one that lost least; the one that is served where there is none."""
+    gained = [
+        int(place)
+        for place in able
+        if place != served and means[served] - means[place] > least and _sure(losses[:, served] - losses[:, place])
+    ]
+    return min(gained, key=lambda place: means[place]) if gained else served
 
 
 def _sure(gains: np.ndarray) -> bool:
@@ -168,8 +203,9 @@ def summary(choices: Mapping[str, Choice], usual: str, before: Mapping[str, str]
     """What a card says of the choices of one question, by key, in JSON's types.
 
     `served`: how many keys each predictor serves; `in_shadow`: how many it answers for unheard; `others`: the keys that another than the
-    usual one serves; `changed`: what is served otherwise than at the last training, whose `others` are `before` (None: there was none),
-    with the mean losses and shares of faults that speak for it; at most `MOST_TOLD`, the newest first.
+    usual one serves, and `since` which change, for the next training; `changed`: what is served otherwise than at the last training, whose
+    `others` are `before` (None: there was none), with the mean losses and shares of faults that speak for it, newest first; at most
+    `MOST_TOLD`.
     """
     others = {key: choice.served for key, choice in choices.items() if choice.served != usual}
     names = dict.fromkeys(name for choice in choices.values() for name in choice.losses)
@@ -183,9 +219,33 @@ def summary(choices: Mapping[str, Choice], usual: str, before: Mapping[str, str]
         "served": dict(served.most_common()),
         "in_shadow": {name: len(choices) - served[name] for name in names},
         "others": others,
+        "since": {key: asdict(choices[key].switches[-1]) for key in others},
         "changed": [_change(key, choices[key], before or {}, usual) for key in changed[:MOST_TOLD]],
         "changed_keys": len(changed),
     }
+
+
+NOTHING_CARRIED: Mapping[str, Switch] = MappingProxyType({})
+"""Where there was no earlier training."""
+
+
+def called(job: str, step: str, quantity: str = "") -> str:
+    """What a card calls a key; `step` is empty for the whole run, `quantity` where there is only one.
+
+    >>> called("etl", "", "run_time_s"), called("etl", "load")
+    ('etl / whole run: run_time_s', 'etl / load')
+    """
+    whole = f"{job} / {step or 'whole run'}"
+    return f"{whole}: {quantity}" if quantity else whole
+
+
+def carried(card: Mapping[str, Any], question: str) -> dict[str, Switch]:
+    """The changes that a card tells of as in force, as `called`; none where it tells nothing of the question, or in another way."""
+    try:
+        since: Mapping[str, Mapping[str, Any]] = card["choices"][question]["since"]
+        return {key: Switch(**one) for key, one in since.items()}
+    except (KeyError, TypeError, AttributeError):
+        return {}
 
 
 def _change(key: str, choice: Choice, before: Mapping[str, str], usual: str) -> dict[str, Any]:

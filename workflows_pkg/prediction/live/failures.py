@@ -21,7 +21,7 @@ from workflows_pkg.prediction.failing import FailurePredictor
 from workflows_pkg.prediction.failure import FAILURE, FailureRate, rate_name
 from workflows_pkg.prediction.live.attempts import by_key, replayed
 from workflows_pkg.prediction.live.basis import text
-from workflows_pkg.prediction.live.choosing import Candidates, Choice, choose
+from workflows_pkg.prediction.live.choosing import NOTHING_CARRIED, Candidates, Choice, Switch, called, choose
 from workflows_pkg.prediction.rows import Frame
 
 FIRST, AGAIN = "first_try_failure_share", "retry_failure_share"
@@ -30,8 +30,6 @@ RATE, LEARNED = "failure_rate", "failure_regression"
 
 _LEARNED_FROM = 5
 """Failures of a job from which there is something to learn: with fewer the rate alone is asked, which saves most of the time."""
-_WORTH = 0.02
-"""Least share of the rate's loss that a change must save."""
 _SCORED_FROM = 20
 """Outcomes with an answer before them from which scores are told; few failures among fewer say nothing."""
 _NEWEST_CAUSES = 20
@@ -40,28 +38,32 @@ Choices = dict[tuple[str, str, str], Choice]
 """By job, step and quantity."""
 
 
-def risks(tried: Frame, moment: datetime, partitions: Mapping[str, str]) -> tuple[list[Forecast], Choices, dict[str, Any]]:
+def risks(
+    tried: Frame, moment: datetime, partitions: Mapping[str, str], carried: Mapping[str, Switch] = NOTHING_CARRIED
+) -> tuple[list[Forecast], Choices, dict[str, Any]]:
     """The risk that a run, or a step with all its retries, fails for good, with the choices made and how calibrated it was as served.
 
     `tried`: one row per run (`step` empty), or per last attempt of a step, as `replayed` takes them. Only success and failure count.
+    `carried`: what an earlier training had changed, as `called`.
     """
-    return _risks(tried, moment, partitions, {0: FAILURE}, retries=False)
+    return _risks(tried, moment, partitions, carried, {0: FAILURE}, retries=False)
 
 
 def risks_by_try(
-    attempts: Frame, moment: datetime, partitions: Mapping[str, str]
+    attempts: Frame, moment: datetime, partitions: Mapping[str, str], carried: Mapping[str, Switch] = NOTHING_CARRIED
 ) -> tuple[list[Forecast], Choices, dict[str, Any]]:
     """The risks that the first try and that a retry fails, apart, of the steps that were ever tried again."""
     again = attempts.loc[attempts["retry"] > 0, ["job_name", "step"]].drop_duplicates()
     tried = attempts.merge(again, on=["job_name", "step"])
     # a retry is asked about when it begins: what failed before it is known by then
     asked = tried["submitted_at"].where(tried["retry"] == 0, tried["started_at"])
-    return _risks(tried.assign(submitted_at=asked), moment, partitions, {0: FIRST, 1: AGAIN}, retries=True)
+    return _risks(tried.assign(submitted_at=asked), moment, partitions, carried, {0: FIRST, 1: AGAIN}, retries=True)
 
 
 def _risks(
-    tried: Frame, moment: datetime, partitions: Mapping[str, str], quantities: Mapping[int, str], *, retries: bool
-) -> tuple[list[Forecast], Choices, dict[str, Any]]:
+    tried: Frame, moment: datetime, partitions: Mapping[str, str], carried: Mapping[str, Switch], quantities: Mapping[int, str], *,
+    retries: bool,
+) -> tuple[list[Forecast], Choices, dict[str, Any]]:  # fmt: skip
     tried = tried[tried["submitted_at"].notna()]
     if retries:
         tried = tried.assign(retry=tried["retry"].clip(upper=1))
@@ -73,7 +75,7 @@ def _risks(
     for rows, judged in ((tried[~learned], False), (tried[learned], True)):
         if rows.empty:
             continue
-        forecasts, made, one_said, one_came = _of(rows, moment, partitions, quantities, retries=retries, judged=judged)
+        forecasts, made, one_said, one_came = _of(rows, moment, partitions, carried, quantities, retries=retries, judged=judged)
         found += forecasts
         choices |= made
         said.append(one_said)
@@ -88,8 +90,9 @@ def _risks(
 
 
 def _of(
-    tried: Frame, moment: datetime, partitions: Mapping[str, str], quantities: Mapping[int, str], *, retries: bool, judged: bool
-) -> tuple[list[Forecast], Choices, np.ndarray, np.ndarray]:
+    tried: Frame, moment: datetime, partitions: Mapping[str, str], carried: Mapping[str, Switch], quantities: Mapping[int, str], *,
+    retries: bool, judged: bool,
+) -> tuple[list[Forecast], Choices, np.ndarray, np.ndarray]:  # fmt: skip
     shown = replayed(tried, moment, partitions, retries)
     rows, places = shown.trace.rows, list(shown.ahead.values())
     asked = shown.asked if judged else np.isin(np.arange(len(rows)), places)
@@ -119,8 +122,9 @@ def _of(
             choice = choose(
                 Candidates(
                     (RATE, LEARNED), losses, None, rows["run_id"].iloc[kept].tolist(), rows["submitted_s"].to_numpy(float)[kept],
-                    rows["finished_s"].to_numpy(float)[kept], before, least=_WORTH * float(losses[:, 0].mean()), failed=outcome[kept],
-                )
+                    rows["finished_s"].to_numpy(float)[kept], before, of=losses[:, 0], failed=outcome[kept],
+                ),
+                carried.get(called(job, step, quantities[retry])),
             )  # fmt: skip
             choices[job, step, quantities[retry]] = choice
             as_served = np.column_stack([one[kept] for one in chances])[np.arange(len(kept)), choice.by_row]

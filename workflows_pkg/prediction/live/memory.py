@@ -19,7 +19,7 @@ from workflows_pkg.prediction.evaluation.memory import Sized, size
 from workflows_pkg.prediction.evaluation.replay import replay
 from workflows_pkg.prediction.live.attempts import by_key, replayed
 from workflows_pkg.prediction.live.basis import text
-from workflows_pkg.prediction.live.choosing import MOST_FAULTS, Candidates, Choice, choose
+from workflows_pkg.prediction.live.choosing import MOST_FAULTS, NOTHING_CARRIED, Candidates, Choice, Switch, called, choose
 from workflows_pkg.prediction.memory import MemoryPredictor
 from workflows_pkg.prediction.rows import Frame
 
@@ -27,8 +27,6 @@ PEAK, REQUEST, RETRY = "peak_memory_mib", "memory_request_mib", "memory_retry_mi
 LEARNED = "sized_by_cost"
 """Served unless a simple rule has done better."""
 
-_WORTH = 0.02
-"""Least share of the memory used, times time, that a change of predictor must save: below it, it is not worth telling."""
 _MIB, _GB_IN_GIB = 2.0**20, 1e9 / 2**30
 
 
@@ -42,11 +40,12 @@ class _Asked:
 
 
 def requests(
-    attempts: Frame, moment: datetime, partitions: Mapping[str, str]
+    attempts: Frame, moment: datetime, partitions: Mapping[str, str], carried: Mapping[str, Switch] = NOTHING_CARRIED
 ) -> tuple[list[Forecast], dict[tuple[str, str], Choice]]:
     """What the next attempt of every step with a metered success should ask for, and its first retry after a kill; the choices made.
 
-    `attempts` as `replayed` takes them; those without a peak say nothing here.
+    `attempts` as `replayed` takes them; those without a peak say nothing here. `carried`: what an earlier
+    training had changed, as `called`.
     """
     metered = attempts[attempts["peak_memory_mib"].notna() & (attempts["peak_memory_mib"] > 0)]
     if metered.empty:
@@ -79,8 +78,9 @@ def requests(
                 names, np.column_stack([one.wasted_gbh[kept] for one in sized]),
                 np.column_stack([(one.kills[kept] > 0).astype(float) for one in sized]), rows["run_id"].iloc[kept].tolist(),
                 rows["submitted_s"].to_numpy(float)[kept], rows["finished_s"].to_numpy(float)[kept], before,
-                least=_WORTH * float(used.mean()) if len(kept) else 0.0,
-            )
+                of=used,
+            ),
+            carried.get(called(job, step)),
         )  # fmt: skip
         choices[job, step] = choice
         teaching = (rows["workflow"] == job) & (rows["step"] == step) & (rows["failed"] == 0)
