@@ -15,8 +15,10 @@ import dagster as dg
 
 from workflows_pkg.history.layout import layout
 from workflows_pkg.history.store import open_history
+from workflows_pkg.prediction.lookup import FILE, job_forecast
 from workflows_pkg.report import asset_forecasts, asset_pages, changed_steps
 from workflows_pkg.report.asset_pages import Page, Table
+from workflows_pkg.report.deadline_check import deadlines_kept
 from workflows_pkg.workbench.assets import asset_key
 from workflows_pkg.workbench.learning import learn, notice, refresh_suggestions
 
@@ -52,7 +54,9 @@ def predictors_and_forecasts(home: Path) -> Made:
     yield _result("predictors", asset_forecasts.predictors_page(card))
     with closing(open_history(home)) as con:
         page = asset_forecasts.forecasts_page(forecasts, con)
-    yield _result("forecasts", page, [("error_within_best_rule", asset_forecasts.error_check(forecasts))])
+        kept = deadlines_kept(con, lambda job: job_forecast(home / FILE, job), datetime.now(UTC))
+    checks = [("error_within_best_rule", asset_forecasts.error_check(forecasts)), ("deadlines_kept", kept)]
+    yield _result("forecasts", page, checks)
 
 
 def findings(instance: dg.DagsterInstance, home: Path) -> Made:

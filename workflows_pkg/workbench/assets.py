@@ -57,7 +57,10 @@ _ASSETS: Mapping[str, _Asset] = {
         "should ask for.",
         ("predictors",),
         frozenset({"duckdb"}),
-        {"error_within_best_rule": "The forecasts are about as good as the simple rule that was best for each job in hindsight."},
+        {
+            "error_within_best_rule": "The forecasts are about as good as the simple rule that was best for each job in hindsight.",
+            "deadlines_kept": "Every job with a deadline will probably keep it, and has not missed it again and again.",
+        },
     ),
     "findings": _Asset(
         "What deserves a look: failures and retries that cost, steps that became slower, schedules that meet.",
