@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import re
 import shutil
@@ -9,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import urllib.parse
 import urllib.request
@@ -20,9 +22,11 @@ from typing import Any
 
 import pytest
 import yaml
+from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.servers import free_port
+from workflows_pkg.cli import metrics_server
 from workflows_pkg.history.records import Run
 from workflows_pkg.history.store import writer
 from workflows_pkg.orchestration.instance import create_instance
@@ -158,6 +162,80 @@ def figures(text: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     }
+
+
+def test_a_run_dated_1970_is_neither_history_nor_work(home: Path, workflows: Call, tmp_path: Path) -> None:
+    long_ago = datetime(1970, 1, 2, tzinfo=UTC)
+    old = _run("old", long_ago, long_ago, long_ago + timedelta(minutes=4))
+    create_instance(tmp_path)
+    land(tmp_path, 5)
+    with writer(tmp_path) as landed:
+        landed.upsert(Run, [old])
+    said = workflows("scale", "--home", tmp_path)
+    assert re.search(r"Nothing is forecast: 5\.\d days of history are known, and 21 are needed", said.out)
+    shutil.copytree(home, tmp_path / "long")
+    with writer(tmp_path / "long") as landed:
+        landed.upsert(Run, [old])
+    begun = time.process_time()
+    with_it = workflows("scale", "--json", "--home", tmp_path / "long").value
+    took = time.process_time() - begun
+    begun = time.process_time()
+    without = workflows("scale", "--json", "--home", home).value
+    assert took < 2 * (time.process_time() - begun) + 1, "control: counted by the minute from 1970 on it was ten times as long"
+    assert [one["worker_hours"] for one in with_it["replayed"]] == pytest.approx(
+        [one["worker_hours"] for one in without["replayed"]], rel=0.01
+    )
+
+
+def test_more_readers_than_there_is_room_for_are_turned_away_and_slow_ones_do_not_stay(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(metrics_server._Handler, "timeout", 3.0)
+    server, thread = metrics_server.listen("127.0.0.1", 0, CollectorRegistry())
+    before = threading.active_count()
+    port = server.server_address[1]
+    silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(2 * metrics_server.MOST_AT_ONCE)]
+    try:
+        time.sleep(0.3)
+        assert threading.active_count() - before <= metrics_server.MOST_AT_ONCE
+        with pytest.raises((OSError, http.client.HTTPException)):
+            got(f"http://127.0.0.1:{port}/metrics")
+        for _ in range(100):
+            if threading.active_count() == before:
+                break
+            time.sleep(0.1)
+        got(f"http://127.0.0.1:{port}/metrics")  # control: when they have gone, there is room
+    finally:
+        for one in silent:
+            one.close()
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def test_looks_that_come_together_share_one_and_a_later_one_is_its_own() -> None:
+    looks: list[int] = []
+    free = threading.Event()
+
+    def look() -> int:
+        looks.append(len(looks))
+        free.wait(10)
+        return len(looks)
+
+    found = metrics_server.shared(look)
+    first = threading.Thread(target=found)
+    first.start()
+    while not looks:
+        time.sleep(0.01)
+    others = [threading.Thread(target=found) for _ in range(20)]
+    for one in others:
+        one.start()
+    time.sleep(0.2)
+    free.set()
+    for one in (first, *others):
+        one.join()
+    assert len(looks) == 2, "the first had begun before the others asked"
+    assert found() == 3, "control: what is asked for later is looked up anew"
 
 
 def keda_triggers() -> list[dict[str, Any]]:

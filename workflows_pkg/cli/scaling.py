@@ -19,11 +19,11 @@ from workflows_pkg.cli.output import answer, home_option, interactive, json_opti
 from workflows_pkg.errors import SetupError, WorkflowsError, bounded
 from workflows_pkg.history.layout import Layout
 from workflows_pkg.history.store import open_history
-from workflows_pkg.prediction.demand.work import Slots, Work, read_work
+from workflows_pkg.prediction.demand.work import CONSIDERED_DAYS, Slots, Work, read_work
 from workflows_pkg.spec.durations import parse_positive_duration
 
 if TYPE_CHECKING:
-    from workflows_pkg.advisor.scaling.plan import Plan
+    from workflows_pkg.advisor.scaling.plan import Moment, Plan
 
 MOST_START_S = 3600.0
 """Workers that take longer to start are planned by the day, not by the minute."""
@@ -41,11 +41,11 @@ class Asked:
     starts_in_s: float
     allowed_wait_s: float | None
 
-    def work(self) -> Work:
-        """What the history has of it now. Raises SetupError where it cannot be read."""
+    def work(self, now: datetime, days: float) -> Work:
+        """What the history has of it in the last `days` before `now`. Raises SetupError where it cannot be read."""
         try:
             with closing(open_history(self.folder)) as con:
-                return read_work(con, self.slots)
+                return read_work(con, self.slots, now, days)
         except duckdb.Error as error:
             raise SetupError(f"The history in {self.folder} cannot be read: {bounded(error, 200)}.") from error
 
@@ -53,8 +53,16 @@ class Asked:
         """The plan by the newest history; `weeks`: how many are replayed for show."""
         from workflows_pkg.advisor.scaling.plan import SHOWN_WEEKS, make_plan
 
-        shown = SHOWN_WEEKS if weeks is None else weeks
-        return make_plan(self.work(), datetime.now(UTC), self.starts_in_s, self.allowed_wait_s, shown)
+        shown, now = SHOWN_WEEKS if weeks is None else weeks, datetime.now(UTC)
+        return make_plan(self.work(now, CONSIDERED_DAYS), now, self.starts_in_s, self.allowed_wait_s, shown)
+
+    def moment(self, plan: Plan) -> Moment:
+        """How many workers there should be now, by the newest history."""
+        from workflows_pkg.advisor.scaling.plan import workers_now
+        from workflows_pkg.advisor.scaling.ways import LOOKED_BACK_DAYS
+
+        now = datetime.now(UTC)
+        return workers_now(plan, self.work(now, LOOKED_BACK_DAYS + 1), now)
 
 
 def _seconds(context: click.Context, parameter: click.Parameter, text: str | None) -> float | None:
@@ -119,13 +127,12 @@ def scale(
     if context.invoked_subcommand is not None:
         return
     asked = Asked(resolve_home(home), slots, starts_in, wait)
-    from workflows_pkg.advisor.scaling.plan import workers_now
     from workflows_pkg.report.scaling import scaling_text, scaling_value
 
     if interactive():
         note("replaying the past weeks ...")
     plan = asked.plan()
-    moment = workers_now(plan, asked.work(), datetime.now(UTC))
+    moment = asked.moment(plan)
     answer(scaling_value(plan, moment, slots, hours), as_json, lambda: scaling_text(plan, moment, slots, hours))
 
 
@@ -139,7 +146,7 @@ def serve(context: click.Context, port: int, host: str, **here: Any) -> None:
 
     Every look reads the newest history; what brings it there (the workbench's sensor, or `workflows history sync --follow`) has to run.
     """
-    from workflows_pkg.advisor.scaling.plan import Moment, workers_now
+    from workflows_pkg.cli.metrics_server import listen, shared
     from workflows_pkg.report.scaling_metrics import metrics
 
     before = context.parent.params if context.parent is not None else {}
@@ -154,14 +161,12 @@ def serve(context: click.Context, port: int, host: str, **here: Any) -> None:
     def look() -> tuple[Plan, Moment]:
         if not Layout(asked.folder).published.exists():  # an empty history would ask for no worker
             raise SetupError(f"There is no history in {asked.folder} any more.", fix="Run: workflows history sync")
-        return plans[-1], workers_now(plans[-1], asked.work(), datetime.now(UTC))
+        return plans[-1], asked.moment(plans[-1])
 
-    registry = metrics(asked.slots, look, lambda error: note(f"the history could not be read: {error}"))
-    from prometheus_client import start_http_server
-
+    registry = metrics(asked.slots, shared(look), lambda error: note(f"the history could not be read: {error}"))
     plans.append(asked.plan(weeks=0))
     try:
-        server, thread = start_http_server(port, host, registry)
+        server, thread = listen(host, port, registry)
     except OSError as error:
         raise SetupError(
             f"Nothing can listen on {host}:{port}: {error.strerror}.", fix="Choose another with --host and --port."

@@ -1,7 +1,7 @@
 """How many workers now, and in each of the coming hours? And would that have paid in the past weeks?
 
     with open_history(folder) as con:
-        work = read_work(con, "runs")
+        work = read_work(con, "runs", datetime.now(UTC))
     plan = make_plan(work, datetime.now(UTC), starts_in_s=120, allowed_wait_s=None)
     workers_now(plan, work, datetime.now(UTC)).workers
 

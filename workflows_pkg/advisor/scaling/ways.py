@@ -25,8 +25,8 @@ DAY = 1440
 
 _LEARN_MINUTES = 28 * DAY
 _LEAST_LEARN_MINUTES = 7 * DAY
-_BEFORE_S = 86_400 * (28 + 28)
-"""Learned from four weeks, whose oldest rows look four weeks back."""
+LOOKED_BACK_DAYS = 28 + 28
+"""Learned from four weeks, whose oldest rows look four weeks back: all that the figure of a moment needs."""
 
 _HOLDS_S = (HOLD_S, 0.0, 900.0, 1800.0)
 _ALWAYS = (1, 2)
@@ -120,7 +120,7 @@ def spares(work: Work, ways: Iterable[Way], trained: Trained, begin: float, end:
 
 
 def _minutes(known: Work, begin: float, end: float) -> Minutes:
-    since = max(known.asked[0] if len(known.asked) else begin, begin - _BEFORE_S)
+    since = max(known.asked[0] if len(known.asked) else begin, begin - 86_400 * LOOKED_BACK_DAYS)
     return by_minute(known, min(since, begin), end)
 
 

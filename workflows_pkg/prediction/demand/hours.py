@@ -14,12 +14,11 @@ import numpy as np
 
 from workflows_pkg.prediction.demand.features import calendar, same_time
 from workflows_pkg.prediction.demand.quantiles import learn
-from workflows_pkg.prediction.demand.work import Figures, Work, by_minute, hourly_peaks
+from workflows_pkg.prediction.demand.work import CONSIDERED_DAYS, Figures, Work, by_minute, hourly_peaks
 
 LEVELS = (0.05, 0.5, 0.95)
 MOST_HOURS = 24
 JUDGED_DAYS = 14
-_LEARNED_DAYS = 182
 _WEEK = 7 * 24
 _BY = ("learned", "the last seven days", "the last four weeks")
 
@@ -57,7 +56,7 @@ def coming_hours(work: Work, now: datetime, hours: int) -> Hours | None:
     known = work.before(moment)
     if not len(known.asked):
         return None
-    since = max(known.asked[0], moment - 86_400 * _LEARNED_DAYS)
+    since = max(known.asked[0], moment - 86_400 * CONSIDERED_DAYS)
     start, peaks = hourly_peaks(by_minute(known, since, moment))
     judged = JUDGED_DAYS * 24
     if len(peaks) < judged + _WEEK:

@@ -7,6 +7,7 @@ slot or waits for one. All times are seconds since 1970, UTC.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any, Literal
 
 import numpy as np
@@ -17,16 +18,20 @@ Figures = np.ndarray[Any, Any]
 Slots = Literal["runs", "steps"]
 
 MINUTE_S = 60
+CONSIDERED_DAYS = 182
+"""Days of history that are looked at: the longest that anything is learned from, half a year by the hour. What is dated before, by a clock
+that went wrong or an import, would be counted minute by minute from there on, and be taken for history."""
 _LEAST_OPEN_S = 86_400.0
 
 _RUNS = """
     select epoch(created_at) as asked, epoch(ended_at) as ended,
         coalesce(start_time_s, 0) + coalesce(run_time_s, epoch(ended_at) - epoch(coalesce(started_at, created_at))) as busy
-    from runs"""
+    from runs where created_at between ? and ?"""
 _STEPS = """
     select epoch(a.started_at) - coalesce(a.queue_time_s, 0) - coalesce(a.start_time_s, 0) as asked,
         coalesce(epoch(a.ended_at), epoch(r.ended_at)) as ended, coalesce(a.start_time_s, 0) + a.run_time_s as busy
-    from step_attempts a join runs r using (run_id) where a.started_at is not null and a.outcome is distinct from 'skipped'"""
+    from step_attempts a join runs r using (run_id) where a.started_at is not null and a.outcome is distinct from 'skipped'
+        and r.created_at between ? and ?"""
 """A step that was lost with its run has no end of its own: it ended with the run at the latest."""
 
 
@@ -61,15 +66,22 @@ class Work:
         return int(((self.asked <= at) & (self.ended > at)).sum())
 
 
-def read_work(con: Connection, slots: Slots) -> Work:
-    """Every run, or every attempt of a step that began, of the history behind `con`. Trials too: they need workers like others.
+def read_work(con: Connection, slots: Slots, now: datetime | None = None, days: float = CONSIDERED_DAYS) -> Work:
+    """Every run, or every attempt of a step that began, of the last `days` before `now` in the history behind `con`. Trials too: they need
+    workers like others.
 
-    What is open for a day, and for longer than anything that has ended took, by the newest instant in the history, is taken for lost.
+    `now`: the present; None: when the newest run was asked for. What is open for a day, and for longer than anything that has ended took,
+    by the newest instant in the history, is taken for lost.
     """
-    frame = con.execute(_RUNS if slots == "runs" else _STEPS).df()
+    moment = now or con.execute("select max(created_at) from runs").fetchone()[0]
+    if moment is None:
+        return Work.of([], [], [])
+    frame = con.execute(_RUNS if slots == "runs" else _STEPS, [moment - timedelta(days=days), moment]).df()
     asked, ended, busy = (numbers(frame[name]) for name in ("asked", "ended", "busy"))
+    # an end by a clock that is ahead must not make what is open look old
+    newest = max(asked.max(), ended.max() if now is None else ended[ended <= now.timestamp()].max())
     # deleted before they ended, or never launched: open for longer than whatever has ended
-    newest, longest = max(asked.max(), ended.max()), (ended - asked).max()
+    longest = (ended - asked).max()
     lost = ended.isna() & (newest - asked > max(_LEAST_OPEN_S, longest if longest == longest else 0.0))
     return Work.of(asked[~lost], ended[~lost], busy[~lost])
 
