@@ -109,6 +109,24 @@ def test_a_run_that_will_not_end_holds_no_worker_for_ever(
     assert work.present(runs["created_at"].max().timestamp() + 1) == 1
 
 
+def test_only_the_days_before_the_moment_are_read_and_a_wrong_clock_makes_no_open_run_look_lost(
+    daily: Callable[..., tuple[pd.DataFrame, pd.DataFrame]], holding: Callable[..., duckdb.DuckDBPyConnection]
+):
+    runs, attempts = daily(20)  # one in six hours
+    runs.loc[19, ["outcome", "ended_at", "run_time_s"]] = [None, pd.NaT, None]
+    now = runs["created_at"].max() + timedelta(minutes=5)
+    runs.loc[0, ["created_at", "started_at", "ended_at"]] = [datetime(1970, 1, 2, tzinfo=UTC)] * 3
+    runs.loc[1, ["created_at", "started_at", "ended_at"]] = [now + timedelta(days=30 * 365)] * 3
+    con = holding(runs, attempts)
+    for slots, each in (("runs", 1), ("steps", 3)):
+        work = read_work(con, slots, now)
+        assert len(work.asked) == 18 * each
+        assert work.asked[0] > START
+        assert work.present(now.timestamp()) == (1 if slots == "runs" else 0), "the one that is open"
+        assert len(read_work(con, slots, now, days=1).asked) == 4 * each
+    assert read_work(holding(runs[:0], attempts[:0]), "runs").asked.size == 0
+
+
 def test_a_level_holds_where_counts_spread_more_than_poisson():
     """Control: the Poisson quantile of the true mean is too low for such counts."""
     rng = np.random.default_rng(0)

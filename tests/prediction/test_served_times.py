@@ -128,6 +128,21 @@ def test_what_had_not_ended_by_then_changes_no_choice() -> None:
     assert not before[columns].equals(after[columns]), "control"
 
 
+def test_the_same_history_and_card_give_the_same_forecasts_of_memory_and_risk_too(daily: Callable, holding: Callable) -> None:
+    runs, attempts = daily(250, failing=0.1)
+    rng = np.random.default_rng(0)
+    con = holding(runs, attempts.assign(peak_memory_mib=500 * rng.lognormal(0, 0.1, len(attempts))))
+    forecasts, card = train_with_card(con, NOW)
+    kept = json.loads(json.dumps(card))
+    assert any(kept["choices"][question]["others"] for question in ("memory_request_mib", "failure_share")), (
+        "control: something took over"
+    )
+    again, told = train_with_card(con, NOW, before=kept)
+    assert again == forecasts
+    assert all(one["changed"] == [] for name, one in told["choices"].items() if name != "how")
+    assert train_with_card(con, NOW, before=kept)[0] == again
+
+
 def _history(daily: Callable, holding: Callable, runs: int = 120) -> tuple[object, object]:
     """A year in which the clock of `score` tells whole seconds, and one with a fine clock."""
     of_runs, attempts = daily(runs)

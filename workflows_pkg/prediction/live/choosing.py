@@ -267,6 +267,8 @@ def _change(key: str, choice: Choice, before: Mapping[str, str], usual: str) -> 
 RULE_OF_CHOICE = {
     "window": f"the newest {WINDOW} runs of the key, at least {LEAST}; looked at every {LOOKED_EVERY} runs",
     "test": f"mean paired difference of losses above {SURE:g} standard errors (Newey and West, {_LAGS} lags), each run counting once",
+    "worth": f"at least {WORTH:.0%} of what came, of what was used, or of the rate's squared error",
+    "kept": "until another beats it, also where the runs that showed it are no longer replayed",
     "faults": f"one takes over only where more than {MOST_FAULTS:.0%} killed is ruled out at {SHOWN:.0%}, and goes where it is likely",
 }
 """How it is chosen, for a card."""
