@@ -208,6 +208,6 @@ def test_inputs_larger_than_all_seen_are_not_killed_by_the_dozen(grows: float, m
     assert (requests < needed).mean() <= 0.03
     assert (requests / needed).mean() <= 1.4, "nor are they given whatever there is"
     if grows == 2.0:
-        monkeypatch.setattr("workflows_pkg.prediction.memory._TRIED_AT", frozenset())
+        monkeypatch.setattr("workflows_pkg.prediction.memory.TRIED_AT", frozenset())
         requests, needed = _beyond_all_seen(grows, np.random.default_rng(0))
         assert (requests < needed).mean() > 0.2, "control: errors at sizes within tell nothing of those beyond"

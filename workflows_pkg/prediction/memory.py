@@ -5,11 +5,11 @@ Too much is wasted for as long as the attempt runs; too little wastes everything
 Allocations for Scientific Workflows at IceCube", 2019). Each step has a few guesses of the next peak: the largest so far, the largest of
 its newest, what the same sample took, least squares on the size, the largest of the nearest sizes. How far peaks were above each guess is
 remembered; a request is the guess times the margin that would have cost least, where a kill has a price besides. The price is the same
-for every attempt, so it weighs little in heavy steps, which are sized tightly, and much in light ones, whose waste is nothing; it begins high,
-rises when more attempts are killed than wanted, and falls when fewer are.
+for every attempt, so it weighs little in heavy steps, which are sized tightly, and much in light ones, whose waste is nothing; it
+begins high, rises when more attempts are killed than wanted, and falls when fewer are.
 
-At sizes above all seen, errors at sizes within tell little: there the guess is the line, no lower than the largest peak and growing no faster
-than the size, and its errors are those that lines through the smaller sizes of this and other steps made at the larger ones.
+At sizes above all seen, errors at sizes within tell little: there the guess is the line, no lower than the largest peak and growing no
+faster than the size, and its errors are those that lines through the smaller sizes of this and other steps made at the larger ones.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from workflows_pkg.prediction.baselines.duration import Line
+from workflows_pkg.prediction.beyond import FROM, TRIED_AT, tried
 from workflows_pkg.prediction.predictor import Finished, Submitted
 
 GUESSES = ("largest", "largest_of_10", "last_of_tag", "largest_of_tag", "log_line", "line", "largest_of_5_nearest")
@@ -35,11 +36,6 @@ WANTED_KILLS = 0.02
 _LARGEST = GUESSES.index("largest")
 _BEYOND_MARGIN = 4
 """Place of the least margin, 1.08, for sizes above all seen where no line has been tried beyond its sizes yet."""
-_BEYOND = 1.05
-_GROWTH = 2.0
-"""How many times beyond the sizes it rests on a line is tried, where the step has such a size."""
-_TRIED_AT = frozenset(range(4, 17)) | frozenset(2**power for power in range(5, 31))
-"""Numbers of sizes known at which lines are tried beyond them."""
 _RECENT, _NEIGHBOURS, _LINE_FROM, _MOST_ABOVE = 10, 5, 3, 2.0
 _REMEMBERED = 256
 """Errors kept per step."""
@@ -206,8 +202,8 @@ class MemoryPredictor:
                 step.learn(one.submitted, asked[1] if asked else step.guesses(one.submitted), peak)
             hours = 0.0 if math.isnan(one.run_time_s) else one.run_time_s / 3600
             step.add(one.submitted, peak, hours)
-            if not math.isnan(one.submitted.size) and len(step.by_size) in _TRIED_AT:
-                step.beyond = _errors_beyond(np.array(step.by_size))
+            if not math.isnan(one.submitted.size) and len(step.by_size) in TRIED_AT:
+                step.beyond = _errors_beyond(step.by_size)
                 self._beyond = np.concatenate([other.beyond for other in self._steps.values()])
             self._used += peak * hours
             self._count += 1
@@ -242,7 +238,7 @@ class MemoryPredictor:
         share = step.used / step.count / (self._used / self._count) if self._used and step.used else 1.0
         price = self._price / max(share, 1e-6)
         weights = step.weights(one.size)
-        beyond = bool(step.by_size) and one.size > _BEYOND * step.by_size[-1][0]
+        beyond = bool(step.by_size) and one.size > FROM * step.by_size[-1][0]
         if beyond and len(self._beyond) and not math.isnan(peak := step.line_beyond(one.size)):
             errors = np.exp(np.concatenate([step.beyond, self._beyond]))
             mass = np.concatenate([np.ones(len(step.beyond)), np.full(len(self._beyond), _PRIOR / len(self._beyond))])
@@ -267,24 +263,11 @@ class MemoryPredictor:
         return request
 
 
-def _errors_beyond(by_size: np.ndarray) -> np.ndarray:
-    """By how much peaks lay above lines through all smaller sizes, about `_GROWTH` times beyond these; in logarithms.
-
-    `by_size`: sizes and peaks, the smallest size first. In order of size, whatever came first: of a history that has known its largest size
-    from the start, too, it tells what a line is worth beyond its end.
-    """
-    sizes, peaks = by_size.T
-    count = np.arange(1, len(sizes) + 1)
-    x, y, xx, xy = (np.cumsum(one) for one in (sizes, peaks, sizes * sizes, sizes * peaks))
-    apart = count * xx - x * x
-    slope = np.divide(count * xy - x * y, apart, out=np.zeros(len(sizes)), where=apart > 1e-9 * count * xx)
-    largest = np.maximum.accumulate(peaks)
-    further = np.minimum(np.searchsorted(sizes, _GROWTH * sizes), len(sizes) - 1)
-    tried = np.flatnonzero((count >= _LINE_FROM) & (sizes > 0) & (sizes[further] > _BEYOND * sizes))[-_REMEMBERED:]
-    further = further[tried]
-    line = (y - slope * x)[tried] / count[tried] + slope[tried] * sizes[further]
-    guesses = np.clip(line, largest[tried], largest[tried] * sizes[further] / sizes[tried])
-    return np.clip(np.log(peaks[further] / guesses), -_EXCESS, _EXCESS)
+def _errors_beyond(by_size: list[tuple[float, float]]) -> np.ndarray:
+    """By how much peaks lay above what would have been requested beyond the sizes of smaller inputs; in logarithms."""
+    found = tried(*np.array(by_size).T)
+    guesses = np.clip(found.said, found.largest, found.largest * found.growth)
+    return np.clip(np.log(found.came / guesses), -_EXCESS, _EXCESS)
 
 
 def _costs(errors: np.ndarray, mass: np.ndarray, largest: float, count: int, price: float) -> np.ndarray:
