@@ -74,7 +74,10 @@ class Mixer:
         self._cap = cap
         self._nothing = array("d", [0.0]) * len(start[0])
         self._all = [
-            [_Trust(array("d", [loss * _PRIOR_ALL for loss in row]), array("d", [_PRIOR_ALL]) * len(row)) for _ in range(precedents)]
+            [
+                _Trust(array("d", [loss * _PRIOR_ALL for loss in row]), array("d", [_PRIOR_ALL]) * len(row))
+                for _ in range(precedents)
+            ]
             for row in start
         ]
         self._steps: dict[object, dict[int, _Trust]] = {}

@@ -67,6 +67,8 @@ _MOST_PENDING = 200_000
 _NORMAL_95 = 1.645
 """The 95 % quantile of the normal distribution."""
 _BORROWED = 300
+_NO_FITS = (NAN, NAN, NAN)
+"""What `figures_line`, `forest` and `gaussian_process` say where they are not asked."""
 _BEYOND_PRIOR = 5.0
 """Errors beyond the sizes seen that those of all steps count for against a step's own."""
 
@@ -205,16 +207,20 @@ class DurationPredictor:
         }
 
     def _opinions(self, one: Submitted, facts: Facts, history: StepHistory) -> tuple[list[float], Seen, np.ndarray | None]:
-        own = history.opinions(one, facts)
-        others, seen = self._effects.opinions(one, facts, own, history)
+        plain, seen = self._without_fits(one, facts, history)
         fitted = self._fitted.get(one.key)
         if fitted is None:
-            return [*own, *others, NAN, NAN, NAN], seen, None
+            return [*plain, *_NO_FITS], seen, None
         described = fitted.described(one)
         low, high = history.limits(facts.x, BEYOND)
         new = [*fitted.opinions(described), self._settings[one.key].opinion(one)]
         said = [min(max(value, low), high) if value == value else NAN for value in new]
-        return [*own, *others, *said], seen, described
+        return [*plain, *said], seen, described
+
+    def _without_fits(self, one: Submitted, facts: Facts, history: StepHistory) -> tuple[list[float], Seen]:
+        own = history.opinions(one, facts)
+        others, seen = self._effects.opinions(one, facts, own, history)
+        return [*own, *others], seen
 
     def _learn(self, one: Submitted, value: float, asked: bool, pending: _Pending | None, share: float) -> None:
         history = self._steps.get(one.key)
@@ -235,7 +241,9 @@ class DurationPredictor:
             if pending is not None and known <= _LATE_FROM * pending.known:
                 opinions, seen = pending.opinions, pending.seen
             else:
-                opinions, seen, _ = self._opinions(one, facts, history)
+                # a fit would be made anew for each attempt that ends, ten times the work of learning it
+                plain, seen = self._without_fits(one, facts, history)
+                opinions = [*plain, *_NO_FITS]
                 share = _LATE_SHARE
             losses = [abs(math.exp(said) - value) for said in opinions]
             self._mixer.learn(one.key, known, losses, share, precedent(opinions))
