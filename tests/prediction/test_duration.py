@@ -168,7 +168,7 @@ def test_a_window_keeps_the_newest_in_both_orders():
     window = Window(3)
     for value in (5.0, 1.0, 9.0, 2.0):
         window.add(value)
-    assert (list(window.newest), window.ordered, window.quantile(0.5)) == ([1.0, 9.0, 2.0], [1.0, 2.0, 9.0], 2.0)
+    assert (list(window.newest), list(window.ordered), window.quantile(0.5)) == ([1.0, 9.0, 2.0], [1.0, 2.0, 9.0], 2.0)
 
 
 def test_a_line_is_least_squares():

@@ -178,3 +178,36 @@ def test_on_recorded_workflows_less_is_wasted_than_by_any_rule_that_kills_as_rar
         assert kills.ours < 5, name
     assert np.exp(np.mean(np.log(ratios))) < 0.7
     assert max(ratios) < 1.1
+
+
+def _beyond_all_seen(grows: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Requests and peaks of twelve steps whose peak is 1 GB and `grows` bytes per byte: ten small inputs each have ended, in any order,
+    then forty are asked about together that are two to eight times the largest."""
+    predictor = MemoryPredictor()
+
+    def peaks(sizes: np.ndarray) -> np.ndarray:
+        return (1e9 + grows * sizes) * rng.lognormal(0, 0.04, len(sizes))
+
+    requests, needed = [], []
+    for step in range(12):
+        sizes = 1e9 / 2.0 ** rng.permutation(10)
+        for number, (size, peak) in enumerate(zip(sizes, peaks(sizes), strict=True)):
+            one = Submitted(-1, "w", f"s{step}", f"r{number}", float(number), size=float(size))
+            predictor.observe([Finished(one, number + 0.5, 60.0, 60.0, float(peak))])
+    for step in range(12):
+        sizes = rng.uniform(2e9, 8e9, 40)
+        asked = [Submitted(row, "w", f"s{step}", "next", 99.0, size=float(size)) for row, size in enumerate(sizes)]
+        requests.append(predictor.predict(asked)[:, 0])
+        needed.append(peaks(sizes))
+    return np.concatenate(requests), np.concatenate(needed)
+
+
+@pytest.mark.parametrize("grows", [0.0, 0.3, 2.0])
+def test_inputs_larger_than_all_seen_are_not_killed_by_the_dozen(grows: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    requests, needed = _beyond_all_seen(grows, np.random.default_rng(0))
+    assert (requests < needed).mean() <= 0.03
+    assert (requests / needed).mean() <= 1.4, "nor are they given whatever there is"
+    if grows == 2.0:
+        monkeypatch.setattr("workflows_pkg.prediction.memory.TRIED_AT", frozenset())
+        requests, needed = _beyond_all_seen(grows, np.random.default_rng(0))
+        assert (requests < needed).mean() > 0.2, "control: errors at sizes within tell nothing of those beyond"

@@ -5,8 +5,11 @@ Too much is wasted for as long as the attempt runs; too little wastes everything
 Allocations for Scientific Workflows at IceCube", 2019). Each step has a few guesses of the next peak: the largest so far, the largest of
 its newest, what the same sample took, least squares on the size, the largest of the nearest sizes. How far peaks were above each guess is
 remembered; a request is the guess times the margin that would have cost least, where a kill has a price besides. The price is the same
-for every attempt, so it weighs little in heavy steps, which are sized tightly, and much in light ones, whose waste is nothing; it rises
-when more attempts are killed than wanted, and falls when fewer are.
+for every attempt, so it weighs little in heavy steps, which are sized tightly, and much in light ones, whose waste is nothing; it
+begins high, rises when more attempts are killed than wanted, and falls when fewer are.
+
+At sizes above all seen, errors at sizes within tell little: there the guess is the line, no lower than the largest peak and growing no
+faster than the size, and its errors are those that lines through the smaller sizes of this and other steps made at the larger ones.
 """
 
 from __future__ import annotations
@@ -20,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from workflows_pkg.prediction.baselines.duration import Line
+from workflows_pkg.prediction.beyond import FROM, TRIED_AT, tried
 from workflows_pkg.prediction.predictor import Finished, Submitted
 
 GUESSES = ("largest", "largest_of_10", "last_of_tag", "largest_of_tag", "log_line", "line", "largest_of_5_nearest")
@@ -31,8 +35,7 @@ WANTED_KILLS = 0.02
 
 _LARGEST = GUESSES.index("largest")
 _BEYOND_MARGIN = 4
-"""Place of the least margin, 1.08, for sizes above all seen: errors on sizes within tell little of those beyond."""
-_BEYOND = 1.05
+"""Place of the least margin, 1.08, for sizes above all seen where no line has been tried beyond its sizes yet."""
 _RECENT, _NEIGHBOURS, _LINE_FROM, _MOST_ABOVE = 10, 5, 3, 2.0
 _REMEMBERED = 256
 """Errors kept per step."""
@@ -40,7 +43,7 @@ _HALF = 100.0
 """Errors after which one counts half."""
 _SAME_SIZE = 0.7
 """Standard deviation, in logarithms of the size, within which errors at other sizes tell of this one."""
-_PROVEN = 5
+_PROVEN = 10
 """Errors from which a guess other than the largest peak is believed: the best of several on fewer is best by luck."""
 _PRIOR = 5.0
 """Errors that the prior counts for."""
@@ -48,6 +51,8 @@ _TAIL, _TAIL_SCALE = 0.5, 0.3
 """Chance, over one plus the number of values, that a peak lies above all errors seen, and its mean excess in logarithms."""
 _PRICES = 0.05, 10.0
 """Least and largest price of a kill, in what an average attempt uses."""
+_FIRST_PRICE = 4.0
+"""At first: of a fan-out that is asked about at once many are killed before the first kill is known."""
 _PACE = 0.3
 """How fast the price moves: a kill raises it by a third."""
 _EXCESS = 3.0
@@ -100,6 +105,7 @@ class _Step:
     by_size: list[tuple[float, float]] = field(default_factory=list[tuple[float, float]])
     line: Line = field(default_factory=Line)
     log_line: Line = field(default_factory=Line)
+    beyond: np.ndarray = field(default_factory=lambda: np.zeros(0))
     errors: np.ndarray = field(default_factory=lambda: np.full((_REMEMBERED, len(GUESSES)), np.nan))
     sizes: np.ndarray = field(default_factory=lambda: np.full(_REMEMBERED, np.nan))
     learnt: int = 0
@@ -146,6 +152,12 @@ class _Step:
             self.log_line.add(_log_size(one.size), math.log(peak))
             insort(self.by_size, (one.size, peak))
 
+    def line_beyond(self, size: float) -> float:
+        """The peak at a size above all seen; NaN without a line."""
+        if len(self.by_size) < _LINE_FROM:
+            return math.nan
+        return float(np.clip(self.line.at(size), self.largest, self.largest * size / self.by_size[-1][0]))
+
     def weights(self, size: float) -> np.ndarray:
         """What each remembered error counts for: the newer and the nearer in size, the more."""
         places = np.arange(_REMEMBERED)
@@ -172,7 +184,8 @@ class MemoryPredictor:
         self._asked: dict[int, tuple[float, _Guessed]] = {}
         self._prior = _imagined()
         self._used, self._count = 0.0, 0
-        self._price = 1.0
+        self._price = _FIRST_PRICE
+        self._beyond = np.zeros(0)
 
     def observe(self, finished: Sequence[Finished]) -> None:
         """Learns how far each peak was above the guesses made when the attempt was submitted."""
@@ -189,6 +202,9 @@ class MemoryPredictor:
                 step.learn(one.submitted, asked[1] if asked else step.guesses(one.submitted), peak)
             hours = 0.0 if math.isnan(one.run_time_s) else one.run_time_s / 3600
             step.add(one.submitted, peak, hours)
+            if not math.isnan(one.submitted.size) and len(step.by_size) in TRIED_AT:
+                step.beyond = _errors_beyond(step.by_size)
+                self._beyond = np.concatenate([other.beyond for other in self._steps.values()])
             self._used += peak * hours
             self._count += 1
 
@@ -222,7 +238,12 @@ class MemoryPredictor:
         share = step.used / step.count / (self._used / self._count) if self._used and step.used else 1.0
         price = self._price / max(share, 1e-6)
         weights = step.weights(one.size)
-        beyond = bool(step.by_size) and one.size > _BEYOND * step.by_size[-1][0]
+        beyond = bool(step.by_size) and one.size > FROM * step.by_size[-1][0]
+        if beyond and len(self._beyond) and not math.isnan(peak := step.line_beyond(one.size)):
+            errors = np.exp(np.concatenate([step.beyond, self._beyond]))
+            mass = np.concatenate([np.ones(len(step.beyond)), np.full(len(self._beyond), _PRIOR / len(self._beyond))])
+            costs = _costs(errors, mass / mass.sum(), step.largest / peak, max(len(step.beyond), 1), price)
+            return peak * float(MARGINS[np.argmin(costs)])
         least, request = math.inf, step.largest
         for guess in range(len(GUESSES)):
             peak = float(guessed.peaks[guess])
@@ -240,6 +261,13 @@ class MemoryPredictor:
             if costs[best] * peak < least:
                 least, request = costs[best] * peak, peak * MARGINS[best]
         return request
+
+
+def _errors_beyond(by_size: list[tuple[float, float]]) -> np.ndarray:
+    """By how much peaks lay above what would have been requested beyond the sizes of smaller inputs; in logarithms."""
+    found = tried(*np.array(by_size).T)
+    guesses = np.clip(found.said, found.largest, found.largest * found.growth)
+    return np.clip(np.log(found.came / guesses), -_EXCESS, _EXCESS)
 
 
 def _costs(errors: np.ndarray, mass: np.ndarray, largest: float, count: int, price: float) -> np.ndarray:

@@ -11,6 +11,7 @@ too, the less the more there are at its own.
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -37,10 +38,13 @@ SHARPNESS = 60.0
 
 @dataclass(slots=True)
 class _Trust:
-    """What attempts showed of the experts: discounted sums of relative losses, and of what they counted."""
+    """What attempts showed of the experts: discounted sums of relative losses, and of what they counted.
 
-    loss: list[float]
-    weight: list[float]
+    Arrays, since a run of a thousand steps reads a thousand of them: numbers that lie apart in memory take several times as long.
+    """
+
+    loss: array[float]
+    weight: array[float]
     size: float = 0.0
     size_weight: float = 0.0
 
@@ -68,9 +72,13 @@ class Mixer:
     ) -> None:
         self._sharpness = sharpness
         self._cap = cap
-        self._nothing = [0.0] * len(start[0])
+        self._nothing = array("d", [0.0]) * len(start[0])
         self._all = [
-            [_Trust([loss * _PRIOR_ALL for loss in row], [_PRIOR_ALL] * len(row)) for _ in range(precedents)] for row in start
+            [
+                _Trust(array("d", [loss * _PRIOR_ALL for loss in row]), array("d", [_PRIOR_ALL]) * len(row))
+                for _ in range(precedents)
+            ]
+            for row in start
         ]
         self._steps: dict[object, dict[int, _Trust]] = {}
 
@@ -85,7 +93,7 @@ class Mixer:
         )
         common = (common_loss / common_weight)[place, own]
         trusts = [self._trusted(key, kind) for key, kind in zip(keys, own.tolist(), strict=True)]
-        loss, weight = np.array([one for one, _ in trusts]), np.array([one for _, one in trusts])
+        loss, weight = (np.frombuffer(b"".join(one)).reshape(len(trusts), -1) for one in zip(*trusts, strict=True))
         mean = (loss + _PRIOR * common) / (weight + _PRIOR)
         certain = np.sqrt((weight.max(axis=1, keepdims=True) + _PRIOR) / _PRIOR)
         score = np.where(np.isnan(opinions), np.inf, mean)
@@ -101,7 +109,7 @@ class Mixer:
         step = self._steps.setdefault(key, {})
         trust = step.get(precedent)
         if trust is None:
-            trust = step[precedent] = _Trust(self._nothing.copy(), self._nothing.copy())
+            trust = step[precedent] = _Trust(self._nothing[:], self._nothing[:])
         keep = 1 - (1 - _KEEP_STEP) * share
         trust.size = trust.size * keep + spoke[len(spoke) // 2] * share
         trust.size_weight = trust.size_weight * keep + share
@@ -112,7 +120,7 @@ class Mixer:
         trust.add(relative, share, keep)
         self._all[bisect_right(BINS, known)][precedent].add(relative, share, 1 - (1 - _KEEP_ALL) * share)
 
-    def _trusted(self, key: object, precedent: int) -> tuple[list[float], list[float]]:
+    def _trusted(self, key: object, precedent: int) -> tuple[array[float], array[float]]:
         """Sums of losses and of what they count for one attempt, those at other precedents included."""
         step = self._steps.get(key)
         if step is None:
@@ -124,6 +132,6 @@ class Mixer:
         share = _ELSEWHERE / (_ELSEWHERE + max(weight))
         for kind, other in step.items():
             if kind != precedent:
-                loss = [mine + share * theirs for mine, theirs in zip(loss, other.loss, strict=True)]
-                weight = [mine + share * theirs for mine, theirs in zip(weight, other.weight, strict=True)]
+                loss = array("d", [mine + share * theirs for mine, theirs in zip(loss, other.loss, strict=True)])
+                weight = array("d", [mine + share * theirs for mine, theirs in zip(weight, other.weight, strict=True)])
         return loss, weight

@@ -12,6 +12,8 @@ from bisect import bisect_left, insort
 from collections.abc import Hashable
 from datetime import date
 
+import numpy as np
+
 from workflows_pkg.prediction.duration.window import MOST, Line, Mean, Window, middle
 from workflows_pkg.prediction.predictor import Submitted
 
@@ -56,7 +58,7 @@ class StepHistory:
     """What one step has shown: its values and sizes, and groups of its attempts. `whole`: the share of values that were whole numbers."""
 
     __slots__ = (
-        "by_figures", "by_run_name", "by_size", "by_tag", "by_tag_part", "by_weekday", "line", "log_line",
+        "beyond", "by_figures", "by_run_name", "by_size", "by_tag", "by_tag_part", "by_weekday", "line", "log_line",
         "outer", "ratios", "said", "smooth", "values", "whole", "x_high", "x_low",
     )  # fmt: skip
 
@@ -67,6 +69,7 @@ class StepHistory:
         self.line = Line()
         self.log_line = Line()
         self.by_size: list[tuple[float, float]] = []
+        self.beyond = np.zeros(0)
         self.ratios = Window(_MOST_SIZES)
         self.x_low, self.x_high = math.inf, -math.inf
         self.by_figures: dict[Hashable, Window] = {}

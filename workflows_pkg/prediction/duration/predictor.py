@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from workflows_pkg.prediction.beyond import FROM, TRIED_AT, tried
 from workflows_pkg.prediction.duration.effects import EFFECTS, Effects, Seen
 from workflows_pkg.prediction.duration.fitted import Fitted
 from workflows_pkg.prediction.duration.intervals import CANDIDATES, REACH, Intervals
@@ -66,6 +67,10 @@ _MOST_PENDING = 200_000
 _NORMAL_95 = 1.645
 """The 95 % quantile of the normal distribution."""
 _BORROWED = 300
+_NO_FITS = (NAN, NAN, NAN)
+"""What `figures_line`, `forest` and `gaussian_process` say where they are not asked."""
+_BEYOND_PRIOR = 5.0
+"""Errors beyond the sizes seen that those of all steps count for against a step's own."""
 
 
 @dataclass(slots=True)
@@ -110,6 +115,7 @@ class DurationPredictor:
         self._intervals = Intervals()
         self._pending: dict[int, _Pending | None] = {}
         self._wider: dict[object, Window] = {}
+        self._beyond = np.zeros(0)
         self._count = 0
 
     def observe(self, finished: Sequence[Finished]) -> None:
@@ -170,6 +176,8 @@ class DurationPredictor:
         lows, highs = np.array([low for low, _ in both]), np.array([high for _, high in both])
         shown = np.array([history.limits(fact.x, REACH) for history, fact in zip(histories, facts, strict=True)])
         low, high = self._intervals.ends(keys, known, middle, lows, highs, shown)
+        beyond = np.array([self._off_beyond(history, fact.x) for history, fact in zip(histories, facts, strict=True)])
+        low, high = np.minimum(low, middle - beyond[:, 0]), np.maximum(high, middle + beyond[:, 1])
         answers[warm, :3] = _on_machines(asked, np.column_stack([low, middle, high]))
         answers[warm, 3], answers[warm, 4] = known, weights.argmax(axis=1)
         for place, one in enumerate(asked):
@@ -199,16 +207,20 @@ class DurationPredictor:
         }
 
     def _opinions(self, one: Submitted, facts: Facts, history: StepHistory) -> tuple[list[float], Seen, np.ndarray | None]:
-        own = history.opinions(one, facts)
-        others, seen = self._effects.opinions(one, facts, own, history)
+        plain, seen = self._without_fits(one, facts, history)
         fitted = self._fitted.get(one.key)
         if fitted is None:
-            return [*own, *others, NAN, NAN, NAN], seen, None
+            return [*plain, *_NO_FITS], seen, None
         described = fitted.described(one)
         low, high = history.limits(facts.x, BEYOND)
         new = [*fitted.opinions(described), self._settings[one.key].opinion(one)]
         said = [min(max(value, low), high) if value == value else NAN for value in new]
-        return [*own, *others, *said], seen, described
+        return [*plain, *said], seen, described
+
+    def _without_fits(self, one: Submitted, facts: Facts, history: StepHistory) -> tuple[list[float], Seen]:
+        own = history.opinions(one, facts)
+        others, seen = self._effects.opinions(one, facts, own, history)
+        return [*own, *others], seen
 
     def _learn(self, one: Submitted, value: float, asked: bool, pending: _Pending | None, share: float) -> None:
         history = self._steps.get(one.key)
@@ -229,11 +241,16 @@ class DurationPredictor:
             if pending is not None and known <= _LATE_FROM * pending.known:
                 opinions, seen = pending.opinions, pending.seen
             else:
-                opinions, seen, _ = self._opinions(one, facts, history)
+                # a fit would be made anew for each attempt that ends, ten times the work of learning it
+                plain, seen = self._without_fits(one, facts, history)
+                opinions = [*plain, *_NO_FITS]
                 share = _LATE_SHARE
             losses = [abs(math.exp(said) - value) for said in opinions]
             self._mixer.learn(one.key, known, losses, share, precedent(opinions))
         history.add(one, value, log, facts)
+        if facts.x == facts.x and len(history.by_size) in TRIED_AT:
+            history.beyond = _errors_beyond(history.by_size)
+            self._beyond = np.concatenate([other.beyond for other in self._steps.values()])
         history.whole.add(float(whole))
         self._effects.add(one, log, facts, seen, history)
         if facts.figures is not None:
@@ -251,6 +268,16 @@ class DurationPredictor:
             window.add(log)
         self._count += 1
 
+    def _off_beyond(self, history: StepHistory, x: float) -> tuple[float, float]:
+        """How much lower and higher than a line, in logarithms, values beyond the sizes of smaller inputs were in 90 of 100 cases."""
+        if not x > history.x_high + math.log(FROM) or not len(self._beyond):
+            return 0.0, 0.0
+        errors = np.concatenate([history.beyond, self._beyond])
+        mass = np.concatenate([np.ones(len(history.beyond)), np.full(len(self._beyond), _BEYOND_PRIOR / len(self._beyond))])
+        order = np.argsort(errors)
+        low, high = np.interp((0.05, 0.95), (np.cumsum(mass[order]) - mass[order] / 2) / mass.sum(), errors[order])
+        return max(-float(low), 0.0), max(float(high), 0.0)
+
     def _surroundings(self, one: Submitted) -> tuple[tuple[str, ...], ...]:
         """Groups an attempt belongs to beside its step, the closest first."""
         kinds = (("", one.workflow, one.kind), ("", one.kind)) if one.kind else ()
@@ -265,6 +292,13 @@ class DurationPredictor:
                 place = len(EXPERTS) + 3 - len(group)
                 return [math.exp(low - margin), math.exp(middle), math.exp(high + margin), 0.0, place]
         return [NAN, NAN, NAN, 0.0, NAN]
+
+
+def _errors_beyond(by_size: list[tuple[float, float]]) -> np.ndarray:
+    """By how much values lay above lines through smaller sizes; in logarithms, as `by_size` is."""
+    x, logs = np.array(by_size).T
+    found = tried(np.expm1(x), np.exp(logs))
+    return np.log(found.came / np.clip(found.said, found.smallest, found.largest * found.growth))
 
 
 def _on_machines(submitted: Sequence[Submitted], logs: np.ndarray) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from bisect import bisect_left, insort
 from collections import deque
 
@@ -17,7 +18,7 @@ class Window:
     def __init__(self, most: int = MOST) -> None:
         self.most = most
         self.newest: deque[float] = deque()
-        self.ordered: list[float] = []
+        self.ordered: array[float] = array("d")  # together in memory: thousands of them are read for one forecast
 
     def add(self, value: float) -> None:
         """Appends a value; the oldest goes where there are too many."""
