@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from workflows_pkg.prediction.beyond import tried
+from workflows_pkg.prediction.beyond import Pool, tried
 from workflows_pkg.prediction.duration.predictor import DurationPredictor
 from workflows_pkg.prediction.predictor import Finished, Submitted
 
@@ -50,3 +50,19 @@ def test_about_nine_of_ten_lie_inside_beyond_all_sizes_seen(monkeypatch: pytest.
     assert 0.8 <= np.mean([_inside(np.random.default_rng(seed)) for seed in range(4)]) <= 0.98
     monkeypatch.setattr("workflows_pkg.prediction.duration.predictor.TRIED_AT", frozenset())
     assert np.mean([_inside(np.random.default_rng(seed)) for seed in range(4)]) < 0.8, "control: errors within sizes are smaller"
+
+
+def test_errors_of_thousands_of_steps_are_joined_a_few_times_and_stay_few() -> None:
+    """Joined after each step and weighed one by one, 60,000 attempts of 6,000 steps took 45 s to learn, and a run of 1,000 steps whose
+    inputs were larger than any before 0.6 s to forecast."""
+    pool, rng = Pool(), np.random.default_rng(0)
+    given = rng.normal(size=(5000, 8))
+    joined = sum(pool.put(step, errors) for step, errors in enumerate(given))
+    assert joined < 100, "control: one for each step is 5,000"
+    assert len(pool.errors) == 512
+    assert np.quantile(pool.errors, [0.05, 0.5, 0.95]) == pytest.approx(np.quantile(given, [0.05, 0.5, 0.95]), abs=0.05)
+    few = Pool()
+    for step in range(3):
+        few.put(step, np.full(8, step))
+    assert few.put(1, np.full(8, 5)), "a step that was tried again takes the place of what it was"
+    assert few.errors.tolist() == [0] * 8 + [2] * 8 + [5] * 8

@@ -211,3 +211,17 @@ def test_inputs_larger_than_all_seen_are_not_killed_by_the_dozen(grows: float, m
         monkeypatch.setattr("workflows_pkg.prediction.memory.TRIED_AT", frozenset())
         requests, needed = _beyond_all_seen(grows, np.random.default_rng(0))
         assert (requests < needed).mean() > 0.2, "control: errors at sizes within tell nothing of those beyond"
+
+
+def test_an_input_after_empty_ones_only_is_sized_like_any_other() -> None:
+    predictor = MemoryPredictor()
+
+    def asked(step: str, number: int, size: float) -> Submitted:
+        return Submitted(number, "w", step, f"r{number}", float(number), size=size)
+
+    for number in range(6):
+        for step, size in (("grows", 1e6 * (number + 1)), ("empty", 0.0)):
+            one = asked(step, number, size)
+            predictor.observe([Finished(one, number + 0.5, 60.0, 60.0, 1e9 + size)])
+    assert predictor.predict([asked("empty", 9, 5e6)])[0, 0] >= 1e9
+    assert predictor.predict([asked("grows", 9, 5e7)])[0, 0] > 1e9 + 6e6, "control: lines have been tried beyond their sizes"

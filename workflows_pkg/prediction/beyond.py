@@ -6,6 +6,7 @@ size, whatever came first, so that a history which has known its largest size fr
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,10 @@ _GROWTH = 2.0
 _POINTS = 3
 _MOST = 256
 """Lines tried of a step: those through the most sizes."""
+_POOLED = 512
+"""Errors kept of all steps together; where there are more, as many of their quantiles."""
+_STALE = 0.1
+"""Share of errors that are new from which those of all steps are joined again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,3 +51,28 @@ def tried(sizes: np.ndarray, values: np.ndarray) -> Tried:
         (y - slope * x)[asked] / count[asked] + slope[asked] * sizes[further], values[further],
         np.maximum.accumulate(values)[asked], np.minimum.accumulate(values)[asked], sizes[further] / sizes[asked],
     )  # fmt: skip
+
+
+class Pool:
+    """Errors of the lines of all steps, sorted; those of thousands of steps as quantiles.
+
+    They are joined again once a tenth of them is new: to join them whenever a step was tried took a time that grew with the square of the
+    number of steps, and to weigh them all took longer than the rest of a forecast.
+    """
+
+    def __init__(self) -> None:
+        self.errors = np.zeros(0)
+        self._of: dict[Hashable, np.ndarray] = {}
+        self._joined = self._new = 0
+
+    def put(self, step: Hashable, errors: np.ndarray) -> bool:
+        """Takes `errors` in the place of those that the step had; whether `errors` of all steps are others now."""
+        self._of[step] = errors
+        self._new += len(errors)
+        if self._new <= _STALE * self._joined:
+            return False
+        self.errors = np.sort(np.concatenate(list(self._of.values())))
+        self._joined, self._new = len(self.errors), 0
+        if self._joined > _POOLED:
+            self.errors = self.errors[((np.arange(_POOLED) + 0.5) * self._joined / _POOLED).astype(int)]
+        return True

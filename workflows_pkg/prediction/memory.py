@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from workflows_pkg.prediction.baselines.duration import Line
-from workflows_pkg.prediction.beyond import FROM, TRIED_AT, tried
+from workflows_pkg.prediction.beyond import FROM, TRIED_AT, Pool, tried
 from workflows_pkg.prediction.predictor import Finished, Submitted
 
 GUESSES = ("largest", "largest_of_10", "last_of_tag", "largest_of_tag", "log_line", "line", "largest_of_5_nearest")
@@ -153,8 +153,8 @@ class _Step:
             insort(self.by_size, (one.size, peak))
 
     def line_beyond(self, size: float) -> float:
-        """The peak at a size above all seen; NaN without a line."""
-        if len(self.by_size) < _LINE_FROM:
+        """The peak at a size above all seen; NaN without a line, and where all inputs were empty: nothing is a multiple of their size."""
+        if len(self.by_size) < _LINE_FROM or not self.by_size[-1][0] > 0:
             return math.nan
         return float(np.clip(self.line.at(size), self.largest, self.largest * size / self.by_size[-1][0]))
 
@@ -185,7 +185,7 @@ class MemoryPredictor:
         self._prior = _imagined()
         self._used, self._count = 0.0, 0
         self._price = _FIRST_PRICE
-        self._beyond = np.zeros(0)
+        self._beyond = Pool()
 
     def observe(self, finished: Sequence[Finished]) -> None:
         """Learns how far each peak was above the guesses made when the attempt was submitted."""
@@ -204,7 +204,7 @@ class MemoryPredictor:
             step.add(one.submitted, peak, hours)
             if not math.isnan(one.submitted.size) and len(step.by_size) in TRIED_AT:
                 step.beyond = _errors_beyond(step.by_size)
-                self._beyond = np.concatenate([other.beyond for other in self._steps.values()])
+                self._beyond.put(one.submitted.key, step.beyond)
             self._used += peak * hours
             self._count += 1
 
@@ -239,9 +239,10 @@ class MemoryPredictor:
         price = self._price / max(share, 1e-6)
         weights = step.weights(one.size)
         beyond = bool(step.by_size) and one.size > FROM * step.by_size[-1][0]
-        if beyond and len(self._beyond) and not math.isnan(peak := step.line_beyond(one.size)):
-            errors = np.exp(np.concatenate([step.beyond, self._beyond]))
-            mass = np.concatenate([np.ones(len(step.beyond)), np.full(len(self._beyond), _PRIOR / len(self._beyond))])
+        others = self._beyond.errors
+        if beyond and len(others) and not math.isnan(peak := step.line_beyond(one.size)):
+            errors = np.exp(np.concatenate([step.beyond, others]))
+            mass = np.concatenate([np.ones(len(step.beyond)), np.full(len(others), _PRIOR / len(others))])
             costs = _costs(errors, mass / mass.sum(), step.largest / peak, max(len(step.beyond), 1), price)
             return peak * float(MARGINS[np.argmin(costs)])
         least, request = math.inf, step.largest

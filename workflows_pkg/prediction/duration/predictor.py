@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from workflows_pkg.prediction.beyond import FROM, TRIED_AT, tried
+from workflows_pkg.prediction.beyond import FROM, TRIED_AT, Pool, tried
 from workflows_pkg.prediction.duration.effects import EFFECTS, Effects, Seen
 from workflows_pkg.prediction.duration.fitted import Fitted
 from workflows_pkg.prediction.duration.intervals import CANDIDATES, REACH, Intervals
@@ -115,7 +115,8 @@ class DurationPredictor:
         self._intervals = Intervals()
         self._pending: dict[int, _Pending | None] = {}
         self._wider: dict[object, Window] = {}
-        self._beyond = np.zeros(0)
+        self._beyond = Pool()
+        self._off: dict[tuple[str, str], tuple[float, float]] = {}
         self._count = 0
 
     def observe(self, finished: Sequence[Finished]) -> None:
@@ -176,7 +177,9 @@ class DurationPredictor:
         lows, highs = np.array([low for low, _ in both]), np.array([high for _, high in both])
         shown = np.array([history.limits(fact.x, REACH) for history, fact in zip(histories, facts, strict=True)])
         low, high = self._intervals.ends(keys, known, middle, lows, highs, shown)
-        beyond = np.array([self._off_beyond(history, fact.x) for history, fact in zip(histories, facts, strict=True)])
+        beyond = np.array(
+            [self._off_beyond(key, history, fact.x) for key, history, fact in zip(keys, histories, facts, strict=True)]
+        )
         low, high = np.minimum(low, middle - beyond[:, 0]), np.maximum(high, middle + beyond[:, 1])
         answers[warm, :3] = _on_machines(asked, np.column_stack([low, middle, high]))
         answers[warm, 3], answers[warm, 4] = known, weights.argmax(axis=1)
@@ -250,7 +253,9 @@ class DurationPredictor:
         history.add(one, value, log, facts)
         if facts.x == facts.x and len(history.by_size) in TRIED_AT:
             history.beyond = _errors_beyond(history.by_size)
-            self._beyond = np.concatenate([other.beyond for other in self._steps.values()])
+            if self._beyond.put(one.key, history.beyond):
+                self._off.clear()
+            self._off.pop(one.key, None)
         history.whole.add(float(whole))
         self._effects.add(one, log, facts, seen, history)
         if facts.figures is not None:
@@ -268,15 +273,19 @@ class DurationPredictor:
             window.add(log)
         self._count += 1
 
-    def _off_beyond(self, history: StepHistory, x: float) -> tuple[float, float]:
+    def _off_beyond(self, key: tuple[str, str], history: StepHistory, x: float) -> tuple[float, float]:
         """How much lower and higher than a line, in logarithms, values beyond the sizes of smaller inputs were in 90 of 100 cases."""
-        if not x > history.x_high + math.log(FROM) or not len(self._beyond):
+        others = self._beyond.errors
+        if not x > history.x_high + math.log(FROM) or not len(others):
             return 0.0, 0.0
-        errors = np.concatenate([history.beyond, self._beyond])
-        mass = np.concatenate([np.ones(len(history.beyond)), np.full(len(self._beyond), _BEYOND_PRIOR / len(self._beyond))])
-        order = np.argsort(errors)
-        low, high = np.interp((0.05, 0.95), (np.cumsum(mass[order]) - mass[order] / 2) / mass.sum(), errors[order])
-        return max(-float(low), 0.0), max(float(high), 0.0)
+        off = self._off.get(key)
+        if off is None:
+            errors = np.concatenate([history.beyond, others])
+            mass = np.concatenate([np.ones(len(history.beyond)), np.full(len(others), _BEYOND_PRIOR / len(others))])
+            order = np.argsort(errors)
+            low, high = np.interp((0.05, 0.95), (np.cumsum(mass[order]) - mass[order] / 2) / mass.sum(), errors[order])
+            off = self._off[key] = max(-float(low), 0.0), max(float(high), 0.0)
+        return off
 
     def _surroundings(self, one: Submitted) -> tuple[tuple[str, ...], ...]:
         """Groups an attempt belongs to beside its step, the closest first."""
