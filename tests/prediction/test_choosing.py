@@ -5,7 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from workflows_pkg.prediction.live.choosing import LEAST, LOOKED_EVERY, WINDOW, Candidates, Switch, choose
+from workflows_pkg.prediction.live.choosing import (
+    LEAST,
+    LOOKED_EVERY,
+    WINDOW,
+    Candidates,
+    Switch,
+    carried,
+    choose,
+    others_before,
+)
 
 
 def _candidates(losses: np.ndarray, **more: object) -> Candidates:
@@ -100,6 +109,22 @@ def test_a_victory_that_a_card_tells_of_stands_until_it_is_beaten() -> None:
     assert choose(_candidates(_alike(0, 0)), before).served == "other", "also where nothing is replayed"
     gone = Switch(-1.0, 40, "usual", "one of an earlier version", False)
     assert choose(_candidates(_alike(0)), gone).served == "usual"
+    from_gone = choose(_candidates(_alike(0)), Switch(-1.0, 40, "one of an earlier version", "other", False))
+    assert set(from_gone.at(np.arange(3.0), ("usual", "other"))) == {0}
+
+
+@pytest.mark.parametrize("wrong", [{"at": None}, {"at": "yesterday"}, {"at": float("nan")}, {"after": ["other"]}, {"more": 1}])
+def test_a_card_that_tells_it_in_another_way_tells_nothing(wrong: dict[str, object]) -> None:
+    """Else no training would come to write the next one."""
+    told = {"at": 5.0, "runs": 40, "before": "usual", "after": "other", "faults": False}
+    assert carried({"choices": {"q": {"since": {"etl": told}}}}, "q")["etl"].after == "other", "control"
+    assert carried({"choices": {"q": {"since": {"etl": told | wrong}}}}, "q") == {}
+
+
+@pytest.mark.parametrize("choices", [None, [], {"q": None}, {"q": {}}, {"q": {"others": 3, "since": 3}}])
+def test_a_card_without_choices_tells_nothing(choices: object) -> None:
+    assert (carried({"choices": choices}, "q"), others_before({"choices": choices}, "q")) == ({}, None)
+    assert others_before({"choices": {"q": {"others": {"etl": "other"}}}}, "q") == {"etl": "other"}, "control"
 
 
 def test_a_victory_among_the_runs_that_are_replayed_is_the_same_with_the_card_and_without() -> None:

@@ -23,7 +23,7 @@ from workflows_pkg.prediction.duration.predictor import FLOOR, DurationPredictor
 from workflows_pkg.prediction.failure import FAILURE, KEEP
 from workflows_pkg.prediction.live.attempts import newest_runs
 from workflows_pkg.prediction.live.basis import moved, text
-from workflows_pkg.prediction.live.choosing import RULE_OF_CHOICE, Choice, Switch, called, carried
+from workflows_pkg.prediction.live.choosing import RULE_OF_CHOICE, Choice, Switch, called, carried, others_before
 from workflows_pkg.prediction.live.choosing import summary as choice_summary
 from workflows_pkg.prediction.live.failures import AGAIN, FIRST, RATE, Choices, risks, risks_by_try
 from workflows_pkg.prediction.live.memory import LEARNED as SIZED
@@ -154,7 +154,6 @@ def _choices(
     before: Mapping[str, Any] | None,
 ) -> dict[str, Any]:
     """Which predictors serve what, and what changed since the card `before`."""
-    last: Mapping[str, Any] = (before or {}).get("choices", {})
     by_question: dict[str, tuple[str, dict[str, Choice]]] = {
         TIMES: (WEIGHED, {called(*key): choice for key, choice in timed.items()}),
         REQUEST: (SIZED, {called(*key): choice for key, choice in memory.items()}),
@@ -162,7 +161,7 @@ def _choices(
     }
     found: dict[str, Any] = {"how": RULE_OF_CHOICE}
     for question, (usual, made) in by_question.items():
-        found[question] = choice_summary(made, usual, last[question]["others"] if question in last else None)
+        found[question] = choice_summary(made, usual, others_before(before or {}, question))
     return found
 
 

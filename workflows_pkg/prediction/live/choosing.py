@@ -108,7 +108,8 @@ def choose(candidates: Candidates, carried: Switch | None = None) -> Choice:
     `carried`: the last change to another than the usual one, as an earlier training told of it; it is taken as it was.
     """
     names = list(candidates.names)
-    carried = carried if carried is not None and carried.after in names else None
+    # of a version with other predictors nothing can be carried on
+    carried = carried if carried is not None and {carried.before, carried.after} <= set(names) else None
     codes, count, ends = _by_end(candidates.runs, candidates.finished)
     rows = np.bincount(codes, minlength=count).astype(float)
     losses = np.column_stack([np.bincount(codes, candidates.losses[:, place], count) / rows for place in range(len(names))])
@@ -243,9 +244,24 @@ def carried(card: Mapping[str, Any], question: str) -> dict[str, Switch]:
     """The changes that a card tells of as in force, as `called`; none where it tells nothing of the question, or in another way."""
     try:
         since: Mapping[str, Mapping[str, Any]] = card["choices"][question]["since"]
-        return {key: Switch(**one) for key, one in since.items()}
-    except (KeyError, TypeError, AttributeError):
+        return {key: _told(one) for key, one in since.items()}
+    except (KeyError, TypeError, ValueError, AttributeError):
         return {}
+
+
+def _told(one: Mapping[str, Any]) -> Switch:
+    if not (isinstance(one["before"], str) and isinstance(one["after"], str) and math.isfinite(one["at"])):
+        raise ValueError
+    return Switch(**one)
+
+
+def others_before(card: Mapping[str, Any], question: str) -> dict[str, str] | None:
+    """The keys that another than the usual one served, by a card; None where it tells nothing of the question, or in another way."""
+    try:
+        others: Mapping[str, Any] = card["choices"][question]["others"]
+        return {key: str(name) for key, name in others.items()}
+    except (KeyError, TypeError, AttributeError):
+        return None
 
 
 def _change(key: str, choice: Choice, before: Mapping[str, str], usual: str) -> dict[str, Any]:
