@@ -15,7 +15,7 @@ import time
 import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -211,6 +211,34 @@ def test_more_readers_than_there_is_room_for_are_turned_away_and_slow_ones_do_no
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+def test_whoever_sends_a_byte_now_and_then_does_not_stay_either(monkeypatch: pytest.MonkeyPatch) -> None:
+    def answered_while_they_trickle(seconds: float) -> bool:
+        monkeypatch.setattr(metrics_server._Handler, "timeout", seconds)
+        server, thread = metrics_server.listen("127.0.0.1", 0, CollectorRegistry())
+        port = server.server_address[1]
+        slow = [socket.create_connection(("127.0.0.1", port)) for _ in range(metrics_server.MOST_AT_ONCE)]
+        try:
+            for _ in range(10):
+                for one in slow:
+                    with suppress(OSError):
+                        one.sendall(b"G")
+                time.sleep(0.2)
+            try:
+                got(f"http://127.0.0.1:{port}/metrics")
+            except (OSError, http.client.HTTPException):
+                return False
+            return True
+        finally:
+            for one in slow:
+                one.close()
+            server.shutdown()
+            server.server_close()
+            thread.join()
+
+    assert answered_while_they_trickle(1.0), "each byte came within the second, the request did not"
+    assert not answered_while_they_trickle(10.0), "control: their time is not over"
 
 
 def test_looks_that_come_together_share_one_and_a_later_one_is_its_own() -> None:

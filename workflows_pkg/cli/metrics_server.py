@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import socket
 from collections.abc import Callable
 from socketserver import ThreadingMixIn
@@ -38,8 +39,39 @@ def shared(look: Callable[[], T]) -> Callable[[], T]:
     return found
 
 
+class _InTime(io.RawIOBase):
+    """What comes over a connection within some seconds in all: a limit for each byte would let who sends one now and then stay for ever."""
+
+    def __init__(self, connection: socket.socket, seconds: float) -> None:
+        self._connection, self._seconds, self._until = connection, seconds, monotonic() + seconds
+        self._raw = connection.makefile("rb", 0)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any, /) -> int | None:
+        left = self._until - monotonic()
+        if left <= 0:
+            raise TimeoutError
+        self._connection.settimeout(left)
+        try:
+            return self._raw.readinto(buffer)
+        finally:
+            self._connection.settimeout(self._seconds)
+
+    def close(self) -> None:
+        self._raw.close()
+        super().close()
+
+
 class _Handler(WSGIRequestHandler):
     timeout = PATIENCE_S
+
+    def setup(self) -> None:
+        """Has the request read within `timeout`."""
+        super().setup()
+        self.rfile.close()
+        self.rfile = io.BufferedReader(_InTime(self.connection, self.timeout or PATIENCE_S))
 
     def log_message(self, format: str, *args: Any) -> None:
         """Says nothing: a line for every look would be most of the log."""
