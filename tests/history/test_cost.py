@@ -166,7 +166,7 @@ def test_a_history_of_an_earlier_version_was_priced_by_the_assumed_card(
 ) -> None:
     _landed(tmp_path, whole_run(), translate)
     with writer(tmp_path) as history:
-        assert counting(history) == [(ALWAYS, DEFAULT)]
+        assert counting(history.con) == [(ALWAYS, DEFAULT)]
         use(history, flat(1.0), datetime.now(UTC))
         assert [one.digest for one in read(history.con, UsedRateCard)] == [DEFAULT.digest, flat(1.0).digest]
     with closing(open_history(tmp_path)) as con:

@@ -7,17 +7,21 @@ everything before it.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 import duckdb
 import pandas as pd
 
+from workflows_pkg.errors import SpecError
 from workflows_pkg.history.questions import frame, read
 from workflows_pkg.history.records import Cursor, UsedRateCard
 from workflows_pkg.history.schema import first_row, literal
 from workflows_pkg.history.store import Writer
-from workflows_pkg.spec.rates import DEFAULT, PRICES, Hours, Price, Rate, RateCard
+from workflows_pkg.spec.rates import DEFAULT, FILE, PRICES, Hours, Price, Rate, RateCard, load_rates
+
+_log = logging.getLogger("workflows")
 
 ALWAYS = datetime(1970, 1, 1, tzinfo=UTC)
 
@@ -27,10 +31,24 @@ Counting = Sequence[tuple[datetime, RateCard]]
 """Cards with the moment from which each counts, in any order."""
 
 
-def counting(writer: Writer) -> Counting:
+def counting(con: duckdb.DuckDBPyConnection) -> Counting:
     """The cards of this history; the assumed one where there is none."""
-    found = read(writer.con, UsedRateCard)
+    found = read(con, UsedRateCard)
     return [(one.counts_from, RateCard.model_validate_json(one.card)) for one in found] or [(ALWAYS, DEFAULT)]
+
+
+def use_written(writer: Writer) -> None:
+    """Has the rate card beside the history count, the assumed one where there is none; a broken one is told of in the log, and the one
+    before goes on counting.
+    """
+    file = writer.files.home / FILE
+    try:
+        card = load_rates(file)
+        changed = datetime.fromtimestamp(file.stat().st_mtime, UTC) if card is not None else datetime.now(UTC)
+    except (SpecError, OSError) as error:
+        _log.warning("The rate card is not used, costs go on as before: %s", error)
+        return
+    use(writer, card or DEFAULT, changed)
 
 
 def use(writer: Writer, card: RateCard, changed_at: datetime) -> None:

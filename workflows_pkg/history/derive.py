@@ -98,7 +98,7 @@ def derive(
             con.execute(_MISTAKEN, [datetime.now(UTC)])
             with rollups_kept(con, writer.files, "select run_id from derived_facts", (first, last)):
                 remember_replaced(con, writer.files, "select run_id from derived_facts", (first, last))
-                for record_type, select in _selects(counting(writer) if card is None else [(ALWAYS, card)]).items():
+                for record_type, select in _selects(counting(con) if card is None else [(ALWAYS, card)]).items():
                     con.execute(
                         f"delete from {LIVE}.{quoted(record_type.table)} where run_id in (select run_id from derived_facts)"
                     )
