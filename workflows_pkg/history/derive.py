@@ -93,9 +93,15 @@ def derive(
             if first is None or last is None:
                 return 0
             _events(writer, (first, last), whole_runs)
-            for statement in (_MARKS, _STEPS, _TOLD, _USAGE, _ATTEMPTS):
-                con.execute(statement)
-            con.execute(_MISTAKEN, [datetime.now(UTC)])
+            con.execute(_MARKS)
+            con.execute(_STEPS)
+            # most batches have none that tell, and only to plan these statements takes longer than all the others
+            tells = con.execute("select 1 from derived_steps where event_hash is not null limit 1").fetchone() is not None
+            if tells:
+                con.execute(_TOLD)
+                con.execute(_MISTAKEN, [datetime.now(UTC)])
+            con.execute(_usage(_WITH_TOLD if tells else _WITHOUT_TOLD))
+            con.execute(_ATTEMPTS)
             with rollups_kept(con, writer.files, "select run_id from derived_facts", (first, last)):
                 remember_replaced(con, writer.files, "select run_id from derived_facts", (first, last))
                 for record_type, select in _selects(counting(con) if card is None else [(ALWAYS, card)]).items():
@@ -105,7 +111,7 @@ def derive(
                     con.execute(f"insert into {LIVE}.{quoted(record_type.table)} by name {select}")
             (count,) = first_row(con.execute("select count(*) from derived_facts"))
             for table in _TEMPORARY:
-                con.execute(f"drop table {table}")
+                con.execute(f"drop table if exists {table}")
     finally:
         con.unregister("known_facts")
         con.unregister("known_causes")
@@ -213,13 +219,6 @@ from (
 """
 
 
-def _figure(value: str) -> str:
-    """SQL for a figure in JSON, NULL where it is none; says what `spec.used.figure` says."""
-    number = f"try_cast({value}::varchar as double)"
-    is_number = f"json_type({value}) in ('UBIGINT', 'BIGINT', 'DOUBLE')"
-    return f"case when {is_number} and {number} between 0 and {MOST} and {number} = floor({number}) then {number}::bigint end"
-
-
 def _told(name: str) -> str:
     """SQL for one figure that an event tells, NULL where it does not; says what `spec.used.told` says."""
     of_libraries = [f"told[{KEYS.index(key) + 1}]" for key in OF_LIBRARIES[name]]
@@ -230,20 +229,22 @@ def _told(name: str) -> str:
 
 
 _PATHS = "[" + ", ".join(literal(f'$."{key}"') for key in KEYS) + "]"
-_READ_FIGURES = "[" + ", ".join(_figure(f"said[{place}]") for place in range(1, len(KEYS) + 1)) + "]"
-_MISTAKES = " || ".join(
-    f"case when said[{place}] is not null and told[{place}] is null then [{literal(key)}] else [] end"
-    for place, key in enumerate(KEYS, start=1)
+_KEYS = "[" + ", ".join(map(literal, KEYS)) + "]"
+_IS_NUMBER = "json_type({0}) in ('UBIGINT', 'BIGINT', 'DOUBLE')"
+_NUMBER = "try_cast({0}::varchar as double)"
+# says what `spec.used.figure` says
+_FIGURE = (
+    f"case when {_IS_NUMBER.format('v')} and {_NUMBER.format('v')} between 0 and {MOST} "
+    f"and {_NUMBER.format('v')} = floor({_NUMBER.format('v')}) then {_NUMBER.format('v')}::bigint end"
 )
 _ATTEMPT = "coalesce(try_cast(json_extract_string(data, '$.\"workflows/attempt\"') as bigint), greatest(begun, 1)) as attempt"
 
 # The events that tell a figure, by attempt; `counted` is the same for what partitions of an asset tell alike.
 _TOLD = f"""
 create or replace temp table derived_told as
-select *, {", ".join(map(_told, FIGURES))},
-    case when kind = 'materialized' and partition_key is not null then 0 else n end as counted, {_MISTAKES} as mistakes
+select *, {", ".join(map(_told, FIGURES))}, case when kind = 'materialized' and partition_key is not null then 0 else n end as counted
 from (
-    select *, {_READ_FIGURES} as told
+    select *, list_transform(said, lambda v: {_FIGURE}) as told
     from (
         select run_id, step_key, kind, n, "at", event_id, event_hash, asset_key, partition_key, {_ATTEMPT},
             json_extract(data, {_PATHS}) as said
@@ -252,7 +253,21 @@ from (
 )
 """
 
-_USAGE = f"""
+_MEASURED = f"""
+    select run_id, step_key, {_ATTEMPT}, "at", n, data, process_id from derived_steps where kind = 'metered'
+"""
+_WITH_TOLD = f"""{_MEASURED}
+    union all by name
+    select run_id, step_key, attempt, max("at") as "at", {names(FIGURES)} from derived_told
+    where coalesce({names(FIGURES)}) is not null group by run_id, step_key, attempt, asset_key, counted, {names(FIGURES)}
+"""
+_WITHOUT_TOLD = f"""
+    select *, {", ".join(f"NULL::bigint as {name}" for name in FIGURES)} from ({_MEASURED})
+"""
+
+
+def _usage(rows: str) -> str:
+    return f"""
 create or replace temp table derived_usage as
 select run_id, step_key, attempt, max("at") as "at",
     arg_max(try_cast(json_extract_string(data, '$."workflows/cpu_s"') as double), n) as cpu_s,
@@ -262,25 +277,23 @@ select run_id, step_key, attempt, max("at") as "at",
     arg_max(json_extract_string(data, '$."workflows/pool"'), n) as pool,
     arg_max(coalesce(try_cast(json_extract_string(data, '$."workflows/process_id"') as bigint), process_id), n) as process_id,
     {", ".join(f"sum({name})::bigint as {name}" for name in FIGURES)}
-from (
-    select run_id, step_key, {_ATTEMPT}, "at", n, data, process_id from derived_steps where kind = 'metered'
-    union all by name
-    select run_id, step_key, attempt, max("at") as "at", {names(FIGURES)} from derived_told
-    where coalesce({names(FIGURES)}) is not null group by run_id, step_key, attempt, asset_key, counted, {names(FIGURES)}
-) group by run_id, step_key, attempt
+from ({rows}) group by run_id, step_key, attempt
 """
 
-_IS_NUMBER = "json_type(value) in ('UBIGINT', 'BIGINT', 'DOUBLE')"
+
 # what a text says is not repeated: it may be a secret
-_FOUND = f"case when {_IS_NUMBER} then value::varchar when json_type(value) = 'NULL' then 'NaN' else 'no number' end"
+_FOUND = (
+    f"case when {_IS_NUMBER.format('value')} then value::varchar when json_type(value) = 'NULL' then 'NaN' else 'no number' end"
+)
 _MISTAKEN = f"""
 insert into {LIVE}.{quoted(Quarantined.table)} by name
 select source_id, run_id, event_id, event_hash, ?::timestamptz as found_at,
     string_agg(format('{{}}: expected {EXPECTED}, found {{}}', key, {_FOUND}), '; ' order by key) || '; not counted' as reason
 from (
-    select f.source_id, t.run_id, event_id, event_hash, unnest(mistakes) as key, said[list_position({list(KEYS)!r}, key)] as value
-    from derived_told t join derived_facts f on f.run_id = t.run_id where len(mistakes) > 0
+    select f.source_id, t.run_id, event_id, event_hash, unnest({_KEYS}) as key, unnest(said) as value, unnest(told) as figure
+    from derived_told t join derived_facts f on f.run_id = t.run_id
 ) anti join {LIVE}.{quoted(Quarantined.table)} using (source_id, run_id, event_id, event_hash)
+where value is not null and figure is null
 group by all
 """
 
