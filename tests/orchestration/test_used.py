@@ -5,11 +5,11 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import dagster as dg
 import pytest
+from dagster._core.execution.api import create_execution_plan
 
 from workflows_pkg.history.questions import read
 from workflows_pkg.history.records import Quarantined, Run, StepAttempt, Usage
@@ -294,9 +294,20 @@ def test_a_step_kind_of_ours_counts_by_itself(bench: Any) -> None:
     ]
 
 
-def test_a_process_that_dies_has_its_pool_all_the_same() -> None:
-    """The many of one step stand in the plan of the run as one."""
+def test_one_of_many_of_a_step_has_the_pool_of_that_step() -> None:
+    """Where its process died: the plan of the whole run names the many as one (`test_crashes` has the others)."""
 
-    step = SimpleNamespace(pool="models")
-    plan = SimpleNamespace(step_dict_by_key={"ask": step, "each[?]": step})
-    assert [_pool(plan, key) for key in ("ask", "each[a]", "other")] == ["models", "models", None]
+    @dg.op(out=dg.DynamicOut())
+    def split() -> Iterator[dg.DynamicOutput]:
+        yield dg.DynamicOutput(1, "a")
+
+    @dg.op(pool="models")
+    def ask(number: int) -> int:
+        return number
+
+    @dg.job
+    def asking() -> None:
+        split().map(ask)
+
+    plan = create_execution_plan(asking)
+    assert [_pool(plan, key) for key in ("ask[a]", "split", "other")] == ["models", None, None]
