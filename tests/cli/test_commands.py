@@ -142,12 +142,12 @@ def test_a_cost_is_split_by_what_was_paid_for_and_asked_of_other_prices(tmp_path
         ("run time", 2, pytest.approx(4 / 3600), "hours", pytest.approx(4.0)),
         ("input tokens", 1, 0.5, "million", 1.0),
         ("calls", 1, 4.0, "calls", 2.0),
-        ("as imported", 1, None, None, 0.25),
+        ("not by a card", 1, None, None, 0.25),
     ]
     assert sum(row["cost_usd"] for row in split) == pytest.approx(sum(row.cost_usd or 0 for row in rows)), (
         "nothing is lost or doubled"
     )
-    assert "run time $4.00; input tokens $1.00; calls $2.00; as imported $0.25" in workflows("cost").out
+    assert "run time $4.00; input tokens $1.00; calls $2.00; not by a card $0.25" in workflows("cost").out
     other = tmp_path / "other.yaml"
     other.write_text("rates: [{million_input_tokens: 20, call: 0.1}]\n")
     said = workflows("cost", "what-if", "asking", "--rates", str(other)).out
@@ -158,7 +158,7 @@ def test_a_cost_is_split_by_what_was_paid_for_and_asked_of_other_prices(tmp_path
         "run time": (pytest.approx(4.0), None),
         "input tokens": (1.0, 10.0),
         "calls": (2.0, pytest.approx(0.4)),
-        "as imported": (0.25, None),
+        "not by a card": (0.25, None),
     }
     other.write_text("rates: [{cal: 1}]\n")
     assert (

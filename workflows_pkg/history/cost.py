@@ -17,7 +17,7 @@ import pandas as pd
 from workflows_pkg.errors import SpecError
 from workflows_pkg.history.questions import frame, read
 from workflows_pkg.history.records import Cursor, UsedRateCard
-from workflows_pkg.history.schema import first_row, literal
+from workflows_pkg.history.schema import first_row, literal, names
 from workflows_pkg.history.store import Writer
 from workflows_pkg.spec.rates import DEFAULT, FILE, PRICES, Hours, Price, Rate, RateCard, load_rates
 
@@ -112,7 +112,8 @@ def cost_by_kind(
     """What was paid for, in the order of `PRICES`; trials too, since they cost like others.
 
     One row per kind that something was paid for: `kind` (run time, processor time, memory, input tokens, output tokens, bytes moved, calls;
-    as imported: the cost came with an import), `attempts`, how much they `used` of it in `unit`, and `cost_usd`.
+    not by a card: the cost came with an import, or from a version before cards), `attempts`, how much they `used` of it in `unit`, and
+    `cost_usd`. A million attempts take some seconds.
     workflow: of this workflow or job only. since: attempts that began then or later. card: what they would have cost by this card, those
     of an import too; None: by the card that each was priced by.
     """
@@ -134,13 +135,17 @@ def cost_by_kind(
             f"select {place} as place, {literal(price.words)} as kind, {literal(price.unit)} as unit, {usd} as usd, {used} as used from a"
         )
     if card is None:
-        rest = f"{len(PRICES)} as place, 'as imported' as kind, NULL as unit, cost_usd as usd, NULL as used"
+        rest = f"{len(PRICES)} as place, 'not by a card' as kind, NULL as unit, cost_usd as usd, NULL as used"
         parts.append(f"select {rest} from a where rate_card is null")
     cost = "cost_usd" if card is None else price_sql([(ALWAYS, card)])[0]
     return frame(
         con,
         f"""
-        with a as materialized (select * from (select *, {cost} as known from step_attempts where {where}) where known is not null)
+        with a as materialized (
+            select * from (
+                select started_at, host, pool, rate_card, cost_usd, {names(_FIGURES)}, {cost} as known from step_attempts where {where}
+            ) where known is not null
+        )
         select kind, count(usd) as attempts, sum(used) filter (usd is not null) as used, any_value(unit) as unit, sum(usd) as cost_usd
         from ({" union all ".join(parts)}) group by place, kind having count(usd) > 0 order by place
         """,
