@@ -79,9 +79,9 @@ def land(writer: Writer, batch: pa.Table, translate_sql: str, cursors: Sequence[
 @contextmanager
 def finder() -> Generator[Find]:
     """Gives a function that tells the places of the texts that hold one of some words; DuckDB looks through them ten times as fast as
-    Python. Kept open for many batches: to open a database takes as long as to look through some thousand events.
+    Python.
     """
-    with duckdb.connect(config={"threads": 1}) as con:
+    with _looker().cursor() as con:
 
         def find(texts: pa.ChunkedArray, words: Sequence[str]) -> list[int]:
             held = " or ".join(f"contains(text, {literal(word)})" for word in words)
@@ -92,6 +92,12 @@ def finder() -> Generator[Find]:
             return [place for (place,) in found]
 
         yield find
+
+
+@cache
+def _looker() -> duckdb.DuckDBPyConnection:
+    """Kept open: to open a database takes as long as to look through some thousand events."""
+    return duckdb.connect(config={"threads": 1})
 
 
 def _known_runs(con: duckdb.DuckDBPyConnection, batch: pa.Table) -> list[str]:
