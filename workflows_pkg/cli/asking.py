@@ -26,7 +26,7 @@ from workflows_pkg.orchestration.sources import Source, open_source
 FOLLOW_EVERY_S = 0.5
 """Pause between two looks at the instance: one that finds nothing takes some 50 ms of one core on PostgreSQL."""
 
-FOLLOW_BUSY_EVENTS, FOLLOW_BUSY_S = 1_000, 0.2
+FOLLOW_BUSY_EVENTS, FOLLOW_BUSY_S = 1_000, 0.3
 """Pause after a look that landed so many events: of an instance that writes thousands a second each is seen the later the longer the pause
 is, and most of what a look costs does not depend on how many they are.
 """
