@@ -154,8 +154,10 @@ def _events(writer: Writer, days: tuple[date, date], whole_runs: pa.Table | None
         con.register("whole_runs", whole_runs)
         others = "select run_id from derived_facts except select run_id from whole_runs"
         rows = f"select {columns} from whole_runs"
-        if first_row(con.execute(f"select count(*) from ({others})"))[0]:
-            rows += f" union all {live} where run_id in ({others})"
+        # rows lie in the order in which they came: of runs that go on, few others are behind their first
+        (begin,) = first_row(con.execute(f"select min(rowid) from {LIVE}.{quoted(Event.table)} where run_id in ({others})"))
+        if begin is not None:
+            rows += f" union all {live} where rowid >= {begin} and run_id in ({others})"
     else:
         rows = live
     own = f"({rows}) e semi join derived_facts f on f.run_id = e.run_id and f.source_id = e.source_id"

@@ -260,7 +260,9 @@ class Backfill(Record):
     )
     launched_by: str | None = Field(None, description="The actor, where one is known.")
     asked_at: datetime = Field(description="When it was asked for.")
-    ended_at: datetime | None = Field(None, description="When it was over.")
+    ended_at: datetime | None = Field(
+        None, description="When it was over; unknown while it goes on, so again after it was resumed."
+    )
     error: str | None = Field(None, description="Why it could not go on, cut.")
 
 

@@ -26,6 +26,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import duckdb
+
 from workflows_pkg.errors import SetupError
 from workflows_pkg.history.cost import use_written
 from workflows_pkg.history.crash import crash_point
@@ -33,9 +35,10 @@ from workflows_pkg.history.derive import derive
 from workflows_pkg.history.ingest import LandResult, land
 from workflows_pkg.history.questions import read
 from workflows_pkg.history.records import Backfill, Cursor, JobStep, Materialization, Observation, Quarantined, Tick
+from workflows_pkg.history.schema import first_row
 from workflows_pkg.history.store import Writer, open_history, writer
 from workflows_pkg.orchestration.backfills import changed_backfills
-from workflows_pkg.orchestration.batches import PATH, PIECE_ROWS, RUNS, TICKS, Batch, Plan, ReadAhead, earlier, plan
+from workflows_pkg.orchestration.batches import PATH, PIECE_ROWS, RUNS, TICKS, Batch, Plan, ReadAhead, earlier, plan, reached
 from workflows_pkg.orchestration.facts import tick_record
 from workflows_pkg.orchestration.job_structure import job_steps
 from workflows_pkg.orchestration.own import SYNC_SENSOR
@@ -104,7 +107,7 @@ def sync_events(
                 pass
             opened = open_history(history_home)
         with closing(opened) as con:
-            published, filled = read(con, Cursor), read(con, Backfill)
+            published, filled, state = reached(con), read(con, Backfill), _state(con)
         ahead = ReadAhead(plan(source, published))
         try:
             first = ahead.next()
@@ -113,15 +116,19 @@ def sync_events(
             if nothing_read and not changed_backfills(source, ahead.plan.source_id, filled):
                 return SyncResult(seconds=time.monotonic() - started)
             with writer(history_home, wait_s) as history:
-                current = read(history.con, Cursor)
-                if current != published:  # somebody else wrote meanwhile, or died before it could publish
+                if _state(history.con) != state:  # somebody else wrote meanwhile, or died before it could publish
                     ahead.close()
-                    ahead = ReadAhead(plan(source, current))
+                    ahead = ReadAhead(plan(source, reached(history.con)))
                     first = ahead.next()
                 result = _land_all(history, ahead, first, progress, deadline)
         finally:
             ahead.close()
     return replace(result, seconds=time.monotonic() - started)
+
+
+def _state(con: duckdb.DuckDBPyConnection) -> tuple[Any, ...]:
+    """What tells one state of the cursors from another, without fetching them: there is one for each run of the history."""
+    return first_row(con.execute("select count(*), bit_xor(hash(c)) from cursors c"))
 
 
 def _land_all(
@@ -140,16 +147,18 @@ def _land_all(
         if progress is not None:
             progress(runs_read, plan.run_count)
 
-    with history.transaction():
-        use_written(history)
-        history.upsert(Cursor, [plan.cursor(PATH, plan.source.place)])
-        history.upsert(Cursor, [plan.tombstone(run_id) for run_id in plan.deleted])
+    if first is None:
+        with history.transaction():
+            _mark(history, plan, begins=True, ends=True)
+    marked = first is None
     complete = True
     landed_runs = 0
     batch = first
     while batch is not None:
         crash_point("after_read")
-        landed = _land_batch(history, plan, batch)
+        history.expect(len(batch.raw))
+        landed = _land_batch(history, plan, batch, begins=batch is first)
+        marked = batch.last
         events += landed.events
         quarantined += landed.quarantined + len(batch.unreadable)
         log_lines += batch.log_lines
@@ -171,16 +180,29 @@ def _land_all(
                 history.upsert(Cursor, [cursor])
     backfills = changed_backfills(plan.source, plan.source_id, read(history.con, Backfill)) if complete else []
     history.upsert(Backfill, backfills)
-    if complete and plan.watermark:
-        history.upsert(Cursor, [plan.cursor(RUNS, plan.watermark)])
+    if complete and not marked:
+        _mark(history, plan, begins=False, ends=True)
     left = 0 if complete else plan.run_count - landed_runs
     return SyncResult(
         events, len(touched), ticks, len(backfills), quarantined, complete=complete, runs_left=left, log_lines=log_lines
     )
 
 
-def _land_batch(history: Writer, plan: Plan, batch: Batch) -> LandResult:
+def _mark(history: Writer, plan: Plan, *, begins: bool, ends: bool) -> None:
+    """Writes where the instance is and which runs are gone; and when all logs were read, up to which update of a run that was."""
+    marks: list[Cursor] = []
+    if begins:
+        use_written(history)
+        marks += [plan.cursor(PATH, plan.source.place), *(plan.tombstone(run_id) for run_id in plan.deleted)]
+    if ends and plan.watermark:
+        marks.append(plan.cursor(RUNS, plan.watermark))
+    history.upsert(Cursor, marks)
+
+
+def _land_batch(history: Writer, plan: Plan, batch: Batch, *, begins: bool) -> LandResult:
+    """One transaction, also with what is noted of the instance: each is written twice, to the log of the database and to its file."""
     with history.transaction():
+        _mark(history, plan, begins=begins, ends=batch.last)
         landed = land(history, batch.raw, TRANSLATE_SQL, list(batch.cursors.values()))
         if batch.unreadable:
             history.upsert(Quarantined, batch.unreadable)
