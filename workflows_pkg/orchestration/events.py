@@ -23,12 +23,11 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from workflows_pkg.errors import SetupError, SpecError
-from workflows_pkg.history.cost import use
+from workflows_pkg.errors import SetupError
+from workflows_pkg.history.cost import use_written
 from workflows_pkg.history.crash import crash_point
 from workflows_pkg.history.derive import derive
 from workflows_pkg.history.ingest import LandResult, land
@@ -44,8 +43,6 @@ from workflows_pkg.orchestration.positions import OVERLAP
 from workflows_pkg.orchestration.sources import Source, open_source
 from workflows_pkg.orchestration.sources.rows import RUNLESS
 from workflows_pkg.orchestration.translation import CAUSES, TRANSLATE_SQL
-from workflows_pkg.spec.rates import DEFAULT, load_rates
-from workflows_pkg.spec.rates import FILE as RATES
 
 _log = logging.getLogger("workflows")
 
@@ -144,7 +141,7 @@ def _land_all(
             progress(runs_read, plan.run_count)
 
     with history.transaction():
-        _price(history)
+        use_written(history)
         history.upsert(Cursor, [plan.cursor(PATH, plan.source.place)])
         history.upsert(Cursor, [plan.tombstone(run_id) for run_id in plan.deleted])
     complete = True
@@ -180,18 +177,6 @@ def _land_all(
     return SyncResult(
         events, len(touched), ticks, len(backfills), quarantined, complete=complete, runs_left=left, log_lines=log_lines
     )
-
-
-def _price(history: Writer) -> None:
-    """Has the rate card beside the history count; a broken one is told of, and the one before goes on counting."""
-    file = history.files.home / RATES
-    try:
-        card = load_rates(file)
-        changed = datetime.fromtimestamp(file.stat().st_mtime, UTC) if card is not None else datetime.now(UTC)
-    except (SpecError, OSError) as error:
-        _log.warning("The rate card is not used, costs go on as before: %s", error)
-        return
-    use(history, card or DEFAULT, changed)
 
 
 def _land_batch(history: Writer, plan: Plan, batch: Batch) -> LandResult:
