@@ -65,12 +65,17 @@ reference: $(VENV)/.test-installed ## writes the generated pages of docs/referen
 format: $(VENV)/.test-installed ## formats the code
 	@$(BIN)/ruff check -q --fix . ; $(BIN)/ruff format -q .
 
-bench: $(VENV)/.test-installed ## every benchmark at full size; results in benchmarks/results
+# What is replayed is generated unless TRACES names a folder of public traces; what machines a task never ran on cost, only traces tell.
+bench: $(VENV)/.test-installed ## every benchmark at full size; results in benchmarks/results (TRACES=folder of public traces)
 	@mkdir -p benchmarks/results
-	for name in history_layout history_ingest history_lag look launch_lookup metering forecast_error deadlines archive_purge team_history cost what_changed; do
-	  echo "$$name" >&2
-	  $(BIN)/python benchmarks/$$name.py $(BENCH_ARGS) > benchmarks/results/$$name.jsonl
+	run() { echo "$$1" >&2; $(BIN)/python benchmarks/$$1.py "$${@:2}" > benchmarks/results/$$1.jsonl; }
+	for name in history_layout history_ingest history_questions history_lag look launch_lookup metering forecast_error deadlines archive_purge team_history cost what_changed; do
+	  run $$name $(BENCH_ARGS)
 	done
+	for name in prediction scaling; do
+	  run $$name $(if $(TRACES),--traces $(TRACES)) $(BENCH_ARGS)
+	done
+	$(if $(TRACES),run other_machines --traces $(TRACES))
 	$(BIN)/python benchmarks/tables.py
 
 screenshots: $(VENV)/.test-installed ## takes the pictures of docs/images from the instance of `make run`; needs Debian's chromium

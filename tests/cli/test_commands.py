@@ -12,13 +12,15 @@ from typing import Any
 
 import pytest
 
+from workflows_pkg.history.cost import use
 from workflows_pkg.history.questions import QUESTIONS
-from workflows_pkg.history.records import Run, Suggestion
+from workflows_pkg.history.records import Run, StepAttempt, Suggestion
 from workflows_pkg.history.store import writer
 from workflows_pkg.release.versions import VersionStore
 from workflows_pkg.spec.canonical import canonical_json
 from workflows_pkg.spec.difference import difference
 from workflows_pkg.spec.loader import load
+from workflows_pkg.spec.rates import parse_rates
 from workflows_pkg.steps.discovery import discover
 
 pytestmark = pytest.mark.usefixtures("project")
@@ -117,6 +119,53 @@ def test_costs_are_by_the_rate_card_and_a_changed_one_rewrites_nothing(tmp_path:
     workflows("run", "sums")
     assert "1 run" in workflows("history", "sync").out
     assert {round(price, 6) for price, _ in costs()[len(both) :]} == {2.0}
+
+
+def test_a_cost_is_split_by_what_was_paid_for_and_asked_of_other_prices(tmp_path: Path, workflows: Call) -> None:
+    card = parse_rates("rates: [{run_hour: 3600, million_input_tokens: 2, call: 0.5}]")
+    began = datetime.now(UTC) - timedelta(hours=3)
+    shared = {"run_id": "r", "job_name": "asking", "outcome": "success", "started_at": began, "run_time_s": 2.0}
+    told = {"input_tokens": 500_000, "calls": 4, "cost_usd": 2 + 1 + 2.0, "rate_card": card.digest}
+    rows = [
+        StepAttempt(step_key="ask", step="ask", attempt=1, **shared, **told),
+        StepAttempt(step_key="wait", step="wait", attempt=1, cost_usd=2.0, rate_card=card.digest, **shared),
+        StepAttempt(step_key="other", step="other", attempt=1, cost_usd=0.25, **shared),
+    ]
+    with writer(tmp_path / "home") as history:
+        use(history, card, began)
+        history.upsert(
+            Run, [Run(run_id="r", source_id="s", job_name="asking", outcome="success", created_at=began, cost_usd=7.25)]
+        )
+        history.upsert(StepAttempt, rows)
+    split = workflows("cost", "--by", "kind", "--json").value
+    assert [(row["kind"], row["attempts"], row["used"], row["unit"], row["cost_usd"]) for row in split] == [
+        ("run time", 2, pytest.approx(4 / 3600), "hours", pytest.approx(4.0)),
+        ("input tokens", 1, 0.5, "million", 1.0),
+        ("calls", 1, 4.0, "calls", 2.0),
+        ("not by a card", 1, None, None, 0.25),
+    ]
+    assert sum(row["cost_usd"] for row in split) == pytest.approx(sum(row.cost_usd or 0 for row in rows)), (
+        "nothing is lost or doubled"
+    )
+    assert "run time $4.00; input tokens $1.00; calls $2.00; not by a card $0.25" in workflows("cost").out
+    other = tmp_path / "other.yaml"
+    other.write_text("rates: [{million_input_tokens: 20, call: 0.1}]\n")
+    said = workflows("cost", "what-if", "asking", "--rates", str(other)).out
+    assert "3 attempts in 28 days cost $7.25; by these prices $10.40." in said
+    assert "2 of them have no known cost by these prices." in said
+    compared = workflows("cost", "what-if", "asking", "--rates", str(other), "--json").value
+    assert {row["kind"]: (row["was_usd"], row["would_be_usd"]) for row in compared} == {
+        "run time": (pytest.approx(4.0), None),
+        "input tokens": (1.0, 10.0),
+        "calls": (2.0, pytest.approx(0.4)),
+        "not by a card": (0.25, None),
+    }
+    other.write_text("rates: [{cal: 1}]\n")
+    assert (
+        "other.yaml:1:10: rates[0]: there is no field 'cal'. Did you mean 'call'?"
+        in workflows("cost", "what-if", "asking", "--rates", str(other)).err
+    )
+    assert "--every or --rates" in workflows("cost", "what-if", "asking").err
 
 
 def test_what_less_often_would_have_cost(tmp_path: Path, workflows: Call) -> None:

@@ -76,3 +76,12 @@ def test_what_cannot_be_judged_is_said_in_one_line(folder: Path, workflows: Call
     assert answer.code == 1
     assert message in answer.err
     assert len(answer.err.strip().splitlines()) == 1
+
+
+def test_a_page_of_it_is_written_where_one_is_asked_for(folder: Path, tmp_path: Path, workflows: Call) -> None:
+    page = tmp_path / "pages" / "quality.html"
+    answer = workflows("evaluate", str(folder / "one.csv"), "--page", str(page), "--json")
+    assert answer.code == 0
+    assert "How good are the forecasts?" in page.read_text()
+    assert str(page) in answer.err
+    assert workflows("evaluate", str(folder / "one.csv"), "--page", str(folder)).code == 2, "a folder is no page"

@@ -12,30 +12,37 @@ import pandas as pd
 import pytest
 
 from workflows_pkg.history import cost
-from workflows_pkg.history.cost import ALWAYS, counting, price_sql, use
+from workflows_pkg.history.cost import ALWAYS, by_rate, counting, part_sql, price_sql, use
 from workflows_pkg.history.derive import derive
 from workflows_pkg.history.ingest import land
 from workflows_pkg.history.questions import read
 from workflows_pkg.history.records import Run, StepAttempt, UsedRateCard
 from workflows_pkg.history.store import open_history, writer
-from workflows_pkg.spec.rates import DEFAULT, flat, parse_rates
+from workflows_pkg.spec.rates import DEFAULT, PRICES, flat, parse_rates
+from workflows_pkg.spec.used import FIGURES, Used
 
 CARD = parse_rates("""\
 rates:
   - {hosts: "spot-*", hours: "22:00-06:00 Europe/Berlin", cpu_hour: 3600, gib_hour: 3600}
   - {hosts: "big", since: 2026-07-01, run_hour: 7200}
   - {hosts: "big", run_hour: 3600}
+  - {pools: "llm/*", million_input_tokens: 2, million_output_tokens: 8}
+  - {hosts: "metered", pools: "[lm]*", run_hour: 3600, moved_gib: 3, call: 0.5}
 """)
 
+USED = """create table a (started_at timestamptz, run_time_s double, cpu_s double, peak_memory_mib double, host varchar, pool varchar,
+    input_tokens bigint, output_tokens bigint, moved_bytes bigint, calls bigint)"""
 
-def _cost(at: str, host: str | None = "spot-1", cpu_s: float | None = 5.0, mib: float | None = 2048.0) -> Any:
+
+def _cost(at: str, host: str | None = "spot-1", cpu_s: float | None = 5.0, mib: float | None = 2048.0, **more: Any) -> Any:
     usd, digest = price_sql([(ALWAYS, CARD)])
     with closing(duckdb.connect()) as con:
         con.execute("set TimeZone = 'America/New_York'")  # whatever the session's is
+        con.execute(USED)
         con.execute(
-            "create table a (started_at timestamptz, run_time_s double, cpu_s double, peak_memory_mib double, host varchar)"
+            "insert into a values (?::timestamptz, 10, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [f"{at}:00+00", cpu_s, mib, host, more.get("pool"), *(more.get(name) for name in FIGURES)],
         )
-        con.execute("insert into a values (?::timestamptz, 10, ?, ?, ?)", [f"{at}:00+00", cpu_s, mib, host])
         (found,) = con.execute(f"select {usd}, {digest} from a").fetchall()
     assert found[1] == CARD.digest
     return found[0]
@@ -59,7 +66,47 @@ def test_a_price_depends_on_time_and_place_and_the_first_that_fits_counts() -> N
 @pytest.mark.parametrize("cpu_s", [5.0, None])
 def test_of_one_attempt_it_says_the_same_as_of_many(at: str, host: str | None, cpu_s: float | None) -> None:
     began = datetime.fromisoformat(at).replace(tzinfo=UTC)
-    assert CARD.attempt_usd(began, 10.0, cpu_s, 2048.0, host) == pytest.approx(_cost(at, host, cpu_s))
+    used = Used(began, 10.0, cpu_s, 2048.0, host=host)
+    assert CARD.attempt_usd(used) == pytest.approx(_cost(at, host, cpu_s))
+
+
+@pytest.mark.parametrize("host", ["metered", None])
+@pytest.mark.parametrize("pool", ["llm/small", "lines", "m", "other", None])
+@pytest.mark.parametrize(
+    "figures",
+    [
+        {},
+        {"input_tokens": 1_000_000},
+        {"output_tokens": 500_000, "calls": 3},
+        {"input_tokens": 0, "moved_bytes": 2**30, "calls": 2},
+    ],
+)
+def test_of_what_an_attempt_told_it_says_the_same_too(host: str | None, pool: str | None, figures: dict[str, int]) -> None:
+    used = Used(datetime(2026, 1, 10, tzinfo=UTC), 10.0, host=host, pool=pool, **figures)
+    assert CARD.attempt_usd(used) == pytest.approx(_cost("2026-01-10 00:00", host, None, None, pool=pool, **figures))
+
+
+def test_tokens_bytes_and_calls_are_priced_by_pool() -> None:
+    at = "2026-01-10 00:00"
+    tokens = {"input_tokens": 1_000_000, "output_tokens": 500_000}
+    assert _cost(at, None, pool="llm/small", **tokens) == pytest.approx(2 + 4)
+    assert _cost(at, None, pool="other", **tokens) is None, "no rate is for this pool"
+    assert _cost(at, None, **tokens) is None, "nor for a step without a pool"
+    assert _cost(at, None, pool="llm/small") is None, "only what it does not tell is priced: unknown, not free"
+    assert _cost(at, "metered", pool="m", moved_bytes=2**29, calls=3) == pytest.approx(10 + 1.5 + 1.5)
+    assert _cost(at, "metered", pool="m") == pytest.approx(10.0), "what it does not tell adds nothing to what is measured"
+
+
+def test_the_parts_of_a_cost_are_what_it_is_made_of() -> None:
+    (card,) = [parse_rates("rates: [{run_hour: 36, cpu_hour: 72, million_input_tokens: 5, call: 0.25}]")]
+    parts = ", ".join(by_rate(card, part_sql(price)) for price in PRICES)
+    with closing(duckdb.connect()) as con:
+        con.execute(USED)
+        con.execute("insert into a values (now(), 100, 50, 1, 'h', null, 200000, 9, 9, 2)")
+        (found,) = con.execute(f"select {price_sql([(ALWAYS, card)])[0]}, {parts} from a").fetchall()
+    total, *of = found
+    assert of == [pytest.approx(1.0), pytest.approx(1.0), None, pytest.approx(1.0), None, None, pytest.approx(0.5)]
+    assert total == pytest.approx(sum(part for part in of if part))
 
 
 @pytest.mark.parametrize("missing", [{"cpu_s": None}, {"mib": None}])
@@ -107,7 +154,8 @@ def test_what_begins_after_a_card_was_changed_costs_by_it() -> None:
     changed = datetime(2026, 5, 1, 12, tzinfo=UTC)
     usd, digest = price_sql([(changed, flat(7200.0)), (ALWAYS, flat(3600.0))])
     with closing(duckdb.connect()) as con:
-        con.execute("create table a as select unnest([?::timestamptz, ?::timestamptz]) as started_at, 10.0 as run_time_s",
+        con.execute(USED)
+        con.execute("insert into a by name select unnest([?::timestamptz, ?::timestamptz]) as started_at, 10.0 as run_time_s",
                     [changed - timedelta(seconds=1), changed])  # fmt: skip
         found = con.execute(f"select {usd}, {digest} from a order by started_at").fetchall()
     assert found == [(pytest.approx(10.0), flat(3600.0).digest), (pytest.approx(20.0), flat(7200.0).digest)]
@@ -118,7 +166,7 @@ def test_a_history_of_an_earlier_version_was_priced_by_the_assumed_card(
 ) -> None:
     _landed(tmp_path, whole_run(), translate)
     with writer(tmp_path) as history:
-        assert counting(history) == [(ALWAYS, DEFAULT)]
+        assert counting(history.con) == [(ALWAYS, DEFAULT)]
         use(history, flat(1.0), datetime.now(UTC))
         assert [one.digest for one in read(history.con, UsedRateCard)] == [DEFAULT.digest, flat(1.0).digest]
     with closing(open_history(tmp_path)) as con:

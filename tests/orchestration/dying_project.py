@@ -66,7 +66,7 @@ def works(context: dg.OpExecutionContext) -> int:
 
 
 def job(name: str, executor: dg.ExecutorDefinition, *, plain: bool = False) -> dg.JobDefinition:
-    op = dg.op(name="works", retry_policy=dg.RetryPolicy(max_retries=2))(works if plain else metered(works))
+    op = dg.op(name="works", pool="dying", retry_policy=dg.RetryPolicy(max_retries=2))(works if plain else metered(works))
     return dg.GraphDefinition(name=name, node_defs=[op]).to_job(name=name, executor_def=executor)
 
 

@@ -62,6 +62,7 @@ def test_killed_failed_and_ended_attempts_agree_with_the_kernels_account(ran: di
             f"{case} {own['attempt']}: own {own['cpu_s']:.4f} s {own['peak_mib']:.1f} MiB; measured {measured}\n"
         )  # shown with -s
         assert measured["dedicated"]
+        assert measured["pool"] == "dying"
         assert measured["cpu_s"] == pytest.approx(own["cpu_s"], rel=0.05)
         assert measured["peak_memory_mib"] == pytest.approx(own["peak_mib"], rel=0.05)
 

@@ -8,6 +8,7 @@ import pytest
 
 from workflows_pkg.errors import SpecError
 from workflows_pkg.spec.rates import DEFAULT, RateCard, load_rates, parse_rates
+from workflows_pkg.spec.used import Used
 
 GOOD = """\
 rates:
@@ -28,6 +29,7 @@ def test_a_card_is_read_and_its_digest_says_which(tmp_path) -> None:
     assert parse_rates(GOOD.replace(" - ", "  -  ")).digest == card.digest, "spaces do not matter"
     assert parse_rates(GOOD.replace("0.049", "0.05")).digest != card.digest
     assert DEFAULT.rates[0].run_hour == pytest.approx(0.04937)
+    assert DEFAULT.digest == "9f13c4f0f0bb", "a card that histories were landed with keeps its digest in later versions"
 
 
 @pytest.mark.parametrize(
@@ -35,7 +37,15 @@ def test_a_card_is_read_and_its_digest_says_which(tmp_path) -> None:
     [
         ("", "1:1: expected rates, found nothing"),
         ("rates: []", "expected at least one item, found an empty list"),
-        ("rates:\n  - {hosts: a}", "2:5: rates[0]: expected a price (run_hour, cpu_hour, gib_hour), found none."),
+        (
+            "rates:\n  - {hosts: a}",
+            "2:5: rates[0]: expected a price (run_hour, cpu_hour, gib_hour, million_input_tokens, "
+            "million_output_tokens, moved_gib, call), found none.",
+        ),
+        ("rates:\n  - {call: -0.1}", "2:12: rates[0].call: expected at least 0.0, found the number -0.1."),
+        ("rates:\n  - {milion_input_tokens: 1}", "Did you mean 'million_input_tokens'?"),
+        ("rates:\n  - {call: 1, pools: \"x' or '1'='1\"}", "2:22: rates[0].pools"),
+        ("rates:\n  - {call: 1, pools: 'llm-[a'}", "pools: gpu-[ab]*"),
         ("rates:\n  - {run_hour: -1}", "2:16: rates[0].run_hour: expected at least 0.0, found the number -1."),
         ("rates:\n  - {run_hour: .inf}", ".inf is not a number that can be kept"),
         ("rates:\n  - {run_hour: 1, hours: 9-5}", "hours: expected a part of the day with its zone."),
@@ -64,5 +74,5 @@ def test_a_folder_in_its_place_is_told(tmp_path) -> None:
 
 def test_brackets_name_some_characters() -> None:
     (rate,) = parse_rates("rates:\n  - {run_hour: 1, hosts: 'gpu-[a-c]*'}").rates
-    assert rate.fits(datetime(2026, 1, 1, tzinfo=UTC), "gpu-b7")
-    assert not rate.fits(datetime(2026, 1, 1, tzinfo=UTC), "gpu-d7")
+    assert rate.fits(Used(datetime(2026, 1, 1, tzinfo=UTC), None, host="gpu-b7"))
+    assert not rate.fits(Used(datetime(2026, 1, 1, tzinfo=UTC), None, host="gpu-d7"))

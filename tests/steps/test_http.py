@@ -116,6 +116,24 @@ def test_429_carries_the_wish_of_the_other_side(context, peer):
     assert 55 < caught.value.retry_after_s < 61
 
 
+def test_calls_and_bytes_are_counted_also_of_redirects_and_failures(make_context, peer):
+    counted = []
+    context = make_context(allow=Allow(hosts=(peer.host,)), used=lambda figure, count: counted.append((figure, count)))
+    peer.answer("/moved", 303, location="/here")
+    peer.answer("/here", 200, b"[1]")
+    assert run(context, Http(url=peer.url("/moved"), method="POST", json={"a": 1})) == [1]
+    assert counted == [("calls", 2), ("moved_bytes", len(b'{"a": 1}') + len(b"[1]"))]
+    counted.clear()
+    peer.answer("/away", 503, b"sorry")
+    with pytest.raises(PeerUnavailable):
+        run(context, Http(url=peer.url("/away")))
+    assert counted == [("calls", 1), ("moved_bytes", 5)]
+    counted.clear()
+    with pytest.raises(Refused):
+        run(context, Http(url="http://127.0.0.2:1/"))
+    assert counted == [("calls", 0), ("moved_bytes", 0)]
+
+
 def test_forms_of_retry_after():
     now = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
     assert retry_after_s("Thu, 01 Jan 2026 00:00:30 GMT", now) == 30

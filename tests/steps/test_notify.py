@@ -22,7 +22,9 @@ def test_a_message_reaches_a_receiver(make_context, peer):
     peer.answer("/hook/t0ken", 200, b"ok")
     lines: list[str] = []
     params = Notify(to=f"json://{peer.host}/hook/t0ken", title="Flights", text="336,776 flights <b>${{7*7}}</b>")
-    assert run(make_context(lines), params) == {"delivered": True}
+    counted: list[tuple[str, int]] = []
+    assert run(make_context(lines, used=lambda *used: counted.append(used)), params) == {"delivered": True}
+    assert counted == [("calls", 1)]
     sent = json.loads(peer.seen[0][3])
     assert sent["title"] == "Flights"
     assert sent["message"] == "336,776 flights <b>${{7*7}}</b>"

@@ -29,6 +29,9 @@ def double(clean, factor=2):
 def day(partition):
     return partition.key if partition else None
 
+def counts(used):
+    used("output_tokens", 7)
+
 def both(one, two, *, three=3):
     return [one, two, three]
 
@@ -176,3 +179,9 @@ def test_an_argument_given_twice_is_named(call):
 def test_the_function_s_own_errors_pass_unchanged(call):
     with pytest.raises(LookupError, match="own error"):
         call("flights_demo.scores:fails")
+
+
+def test_used_is_given_to_a_function_that_asks_for_it(call):
+    counted = []
+    call("flights_demo.scores:counts", used=lambda figure, count: counted.append((figure, count)))
+    assert counted == [("output_tokens", 7)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import ExitStack
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -20,12 +21,21 @@ from workflows_pkg.errors import BusyError, SetupError, bounded
 from workflows_pkg.history import questions
 from workflows_pkg.history.store import open_history, query
 from workflows_pkg.orchestration.events import SyncResult, sync_events
+from workflows_pkg.orchestration.sources import Source, open_source
 
 FOLLOW_EVERY_S = 0.5
 """Pause between two looks at the instance: one that finds nothing takes some 50 ms of one core on PostgreSQL."""
 
+FOLLOW_BUSY_EVENTS, FOLLOW_BUSY_S = 1_000, 0.3
+"""Pause after a look that landed so many events: of an instance that writes thousands a second each is seen the later the longer the pause
+is, and most of what a look costs does not depend on how many they are.
+"""
+
 FOLLOW_AGAIN_S = 5.0
 """Pause after a look that failed."""
+
+FOLLOW_ANEW_S = 60.0
+"""The instance is opened again this often, and after a look that failed: it may have moved, or its tables have another shape by now."""
 
 _SHOWN = ["run_id", "workflow", "partition_key", "trigger", "outcome", "created_at", "queue_time_s", "run_time_s", "cost_usd"]
 """Columns of a run that fit a terminal; --json has all."""
@@ -60,14 +70,19 @@ def sync(follow: bool, home: Path | None, as_json: bool) -> None:
     if not follow:
         return
     said = ""
+    opened, until = ExitStack(), 0.0
+    source: Source | None = None
     while True:
-        time.sleep(FOLLOW_EVERY_S)
+        time.sleep(FOLLOW_BUSY_S if result.events >= FOLLOW_BUSY_EVENTS else FOLLOW_EVERY_S)
         try:
-            result = sync_events(folder, folder)
+            if source is None or time.monotonic() > until:
+                opened.close()
+                source, until = opened.enter_context(open_source(folder)), time.monotonic() + FOLLOW_ANEW_S
+            result = sync_events(source, folder)
         except (BusyError, SetupError) as error:  # a database that restarts, or another writer, is no reason to leave
             if error.message != said:
                 note(f"{error.message} Trying again.")
-            said = error.message
+            said, source = error.message, None
             time.sleep(FOLLOW_AGAIN_S)
             continue
         said = ""

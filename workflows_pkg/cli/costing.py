@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import click
+import duckdb
+import pandas as pd
 
 from workflows_pkg.cli.output import answer, frame_text, home_option, json_option, resolve_home
 from workflows_pkg.errors import NotFound, SetupError
-from workflows_pkg.history.cost import ALWAYS
+from workflows_pkg.history.cost import ALWAYS, attempts_priced_by, cost_by_kind
 from workflows_pkg.history.questions import cost_by_owner_and_month, read
 from workflows_pkg.history.records import UsedRateCard
 from workflows_pkg.history.store import open_history
@@ -21,16 +23,27 @@ from workflows_pkg.spec.rates import DEFAULT, FILE, RateCard, load_rates
 
 
 @click.group(invoke_without_command=True)
+@click.option(
+    "--by",
+    type=click.Choice(["owner", "kind"]),
+    default="owner",
+    show_default=True,
+    help="owner: who answers for the runs, and the month; kind: what was paid for, such as run time and tokens.",
+)
 @home_option
 @json_option
 @click.pass_context
-def cost(context: click.Context, home: Path | None, as_json: bool) -> None:
-    """What runs cost by owner and month; with a subcommand: the prices, and what would have been."""
+def cost(context: click.Context, by: str, home: Path | None, as_json: bool) -> None:
+    """What runs cost by owner and month, or by what was paid for; with a subcommand: the prices, and what would have been."""
     if context.invoked_subcommand is not None:
         return
     with open_history(resolve_home(home)) as connection:
-        frame = cost_by_owner_and_month(connection)
-    answer(frame, as_json, lambda: frame_text(frame))
+        kinds = cost_by_kind(connection) if by == "kind" or not as_json else pd.DataFrame()
+        frame = kinds if by == "kind" else cost_by_owner_and_month(connection)
+    text = frame_text(frame)
+    if by == "owner" and len(kinds):
+        text += "\n" + "; ".join(f"{row['kind']} {usd(row['cost_usd'])}" for row in kinds.to_dict("records"))
+    answer(frame, as_json, text)
 
 
 @cost.command()
@@ -59,15 +72,60 @@ def rates(home: Path | None, as_json: bool) -> None:
 
 @cost.command(name="what-if")
 @click.argument("job")
-@click.option("--every", required=True, metavar="DURATION", help="Least time between two scheduled runs, such as 2h.")
+@click.option("--every", metavar="DURATION", help="Least time between two scheduled runs, such as 2h.")
+@click.option(
+    "--rates",
+    "card_file",
+    type=click.Path(dir_okay=False, exists=True, path_type=Path),
+    help="Another rate card, as rates.yaml is.",
+)
 @click.option("--days", type=click.FloatRange(1, 366), default=28.0, show_default=True, help="How far back to look.")
 @home_option
 @json_option
-def what_if(job: str, every: str, days: float, home: Path | None, as_json: bool) -> None:
-    """What the scheduled runs of JOB (or a workflow) would have cost, had they been less often.
+def what_if(job: str, every: str | None, card_file: Path | None, days: float, home: Path | None, as_json: bool) -> None:
+    """What the scheduled runs of JOB (or a workflow) would have cost, had they been less often, or all its attempts by other prices.
 
     From the runs that there were: it changes nothing.
     """
+    if (every is None) == (card_file is None):
+        raise click.UsageError("Say what would be otherwise: --every or --rates, and not both.")
+    if every is None:
+        _other_prices(job, load_rates(card_file) if card_file is not None else None, days, home, as_json)
+    else:
+        _less_often(job, every, days, home, as_json)
+
+
+def _other_prices(job: str, card: RateCard | None, days: float, home: Path | None, as_json: bool) -> None:
+    since = datetime.now(UTC) - timedelta(days=days)
+    with open_history(resolve_home(home)) as connection:
+        known = _known(connection)
+        if job not in known:
+            raise NotFound("job", job, known)
+        was, would = cost_by_kind(connection, job, since), cost_by_kind(connection, job, since, card)
+        attempts, priced = attempts_priced_by(connection, job, since, card or DEFAULT)
+    before, after = (dict(zip(one["kind"].tolist(), one["cost_usd"].tolist(), strict=True)) for one in (was, would))
+    both = pd.DataFrame(
+        [
+            {"kind": kind, "was_usd": before.get(kind), "would_be_usd": after.get(kind)}
+            for kind in dict.fromkeys([*before, *after])
+        ]
+    )
+    lines = [
+        f"{attempts} attempts in {days:g} days cost {usd(sum(before.values()))}; by these prices {usd(sum(after.values()))}.",
+        frame_text(both),
+    ]
+    if priced < attempts:
+        lines.append(f"{attempts - priced} of them have no known cost by these prices.")
+    answer(both, as_json, "\n".join(lines))
+
+
+def _known(connection: duckdb.DuckDBPyConnection) -> list[str]:
+    return [
+        name for (name,) in connection.execute("select distinct coalesce(workflow, job_name) from runs order by 1").fetchall()
+    ]
+
+
+def _less_often(job: str, every: str, days: float, home: Path | None, as_json: bool) -> None:
     from workflows_pkg.advisor.cadence import LEAST_RUNS, less_often
 
     try:
@@ -76,9 +134,7 @@ def what_if(job: str, every: str, days: float, home: Path | None, as_json: bool)
         raise click.BadParameter(f"{error}.", param_hint="--every") from None
     with open_history(resolve_home(home)) as connection:
         found = less_often(connection, job, apart, datetime.now(UTC), days)
-        known = [
-            name for (name,) in connection.execute("select distinct coalesce(workflow, job_name) from runs order by 1").fetchall()
-        ]
+        known = _known(connection)
     if found is None and job not in known:
         raise NotFound("job", job, known)
     if found is None:
@@ -108,6 +164,6 @@ def _from(moment: Any) -> str:
 
 def _said(card: RateCard) -> str:
     """The card in a line: how many rates, or the one price of a flat card."""
-    if len(card.rates) == 1 and card.rates[0].run_hour is not None:
+    if len(card.rates) == 1 and [price.name for price, _ in card.rates[0].prices()] == ["run_hour"]:
         return f"{card.rates[0].run_hour:g} USD an hour of a step"
     return f"{len(card.rates)} rate{'s' if len(card.rates) > 1 else ''}"

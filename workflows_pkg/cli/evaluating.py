@@ -6,6 +6,7 @@ import dataclasses
 import shutil
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from workflows_pkg.prediction.evaluation.evaluate import evaluate as evaluate_tr
 from workflows_pkg.prediction.evaluation.measures import Measure, macro
 from workflows_pkg.prediction.evaluation.traces import Trace, load, of_history
 from workflows_pkg.report.evaluation import evaluation_text
+from workflows_pkg.report.evaluation_page import write_evaluation
 
 
 @click.command()
@@ -33,8 +35,11 @@ from workflows_pkg.report.evaluation import evaluation_text
     help="Ask only this; may be repeated.  [default: everything a trace can answer]",
 )
 @click.option("--size", metavar="COLUMN", help="The column that holds the size of an attempt's input.  [default: the one found]")
+@click.option(
+    "--page", type=click.Path(path_type=Path, dir_okay=False), metavar="FILE", help="Write a page with plots of it all here."
+)
 @json_option
-def evaluate(traces: tuple[Path, ...], questions: tuple[str, ...], size: str | None, as_json: bool) -> None:
+def evaluate(traces: tuple[Path, ...], questions: tuple[str, ...], size: str | None, page: Path | None, as_json: bool) -> None:
     """How good the forecasts would have been on recorded attempts, beside every simple rule.
 
     TRACE is a Parquet or CSV file with one row per attempt, a folder of such files, or the folder of an instance with a history.
@@ -72,6 +77,8 @@ def evaluate(traces: tuple[Path, ...], questions: tuple[str, ...], size: str | N
         as_json,
         lambda: evaluation_text(found, columns) or "nothing here can be judged: no attempt has an outcome to score",
     )
+    if page is not None and found:
+        note(f"The page is {write_evaluation(found, page, now=datetime.now(UTC))}.")
     leaking = [one for one in found if one.leak is not None and one.leak.changed]
     if leaking:
         names = ", ".join(f"{one.question} on {one.trace}" for one in leaking)

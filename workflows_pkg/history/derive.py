@@ -7,15 +7,20 @@ Outcome: the first terminal event decides. Attempts: one begins with `step_start
 whose beginning was never written. An attempt without an end of its own is `canceled` in a canceled run and a `failure` by
 `infrastructure` in a failed one. A duration that would be below zero, since two clocks wrote its ends, is unknown.
 
-In `Event.data` these keys are read: `workflows/*` of metered events; `dagster/row_count`, `size_bytes`, `dagster/code_version` and
-`dagster/data_version` of materialized ones; the last of observed ones; `check_name`, `passed` and `severity` of checked ones; `log_key`,
-`step_keys`, `url`, `stdout_url` and `stderr_url` of logs_captured ones.
+What an attempt used is what its metered event says, and what its materializations and observations tell beside it (`spec.used`), added
+up. Dagster writes the metadata of a step that made several partitions of an asset at once into the materialization of each: what
+partitions tell alike counts once. A figure that is none is not counted, and its event is put into quarantine with the reason.
+
+In `Event.data` these keys are read: `workflows/*` of metered events; the keys of `spec.used` of those, materialized and observed ones;
+`dagster/row_count`, `size_bytes`, `dagster/code_version` and `dagster/data_version` of materialized ones; the last of observed ones;
+`check_name`, `passed` and `severity` of checked ones; `log_key`, `step_keys`, `url`, `stdout_url` and `stderr_url` of logs_captured ones.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from datetime import date
+from datetime import UTC, date, datetime
 
 import duckdb
 import pandas as pd
@@ -27,6 +32,7 @@ from workflows_pkg.history.records import (
     Event,
     Materialization,
     Observation,
+    Quarantined,
     Record,
     Run,
     StepAttempt,
@@ -34,10 +40,11 @@ from workflows_pkg.history.records import (
     Usage,
 )
 from workflows_pkg.history.rollups import kept as rollups_kept
-from workflows_pkg.history.schema import LIVE, columns, first_row, names, quoted
+from workflows_pkg.history.schema import LIVE, columns, first_row, literal, names, quoted
 from workflows_pkg.history.sealed import remember_replaced, sealed_rows
 from workflows_pkg.history.store import Writer
 from workflows_pkg.spec.rates import RateCard
+from workflows_pkg.spec.used import EXPECTED, FIGURES, KEYS, MOST, OF_LIBRARIES, OWN
 
 FACT_COLUMNS = (
     "run_id", "source_id", "job_name", "created_at", "workflow", "version", "digest", "trial_id", "partition_key", "trigger",
@@ -53,7 +60,8 @@ _READ = tuple(name for name in Event.model_fields if name != "job_name")
 """Columns of events that are read."""
 
 _TEMPORARY = (
-    "derived_facts", "derived_seen", "derived_events", "derived_marks", "derived_steps", "derived_usage", "derived_attempts"
+    "derived_facts", "derived_seen", "derived_events", "derived_marks", "derived_steps", "derived_told", "derived_usage",
+    "derived_attempts",
 )  # fmt: skip
 
 
@@ -85,18 +93,25 @@ def derive(
             if first is None or last is None:
                 return 0
             _events(writer, (first, last), whole_runs)
-            for statement in (_MARKS, _STEPS, _USAGE, _ATTEMPTS):
-                con.execute(statement)
+            con.execute(_MARKS)
+            con.execute(_STEPS)
+            # most batches have none that tell, and only to plan these statements takes longer than all the others
+            tells = con.execute("select 1 from derived_steps where event_hash is not null limit 1").fetchone() is not None
+            if tells:
+                con.execute(_TOLD)
+                con.execute(_MISTAKEN, [datetime.now(UTC)])
+            con.execute(_usage(_WITH_TOLD if tells else _WITHOUT_TOLD))
+            con.execute(_ATTEMPTS)
             with rollups_kept(con, writer.files, "select run_id from derived_facts", (first, last)):
                 remember_replaced(con, writer.files, "select run_id from derived_facts", (first, last))
-                for record_type, select in _selects(counting(writer) if card is None else [(ALWAYS, card)]).items():
+                for record_type, select in _selects(counting(con) if card is None else [(ALWAYS, card)]).items():
                     con.execute(
                         f"delete from {LIVE}.{quoted(record_type.table)} where run_id in (select run_id from derived_facts)"
                     )
                     con.execute(f"insert into {LIVE}.{quoted(record_type.table)} by name {select}")
             (count,) = first_row(con.execute("select count(*) from derived_facts"))
             for table in _TEMPORARY:
-                con.execute(f"drop table {table}")
+                con.execute(f"drop table if exists {table}")
     finally:
         con.unregister("known_facts")
         con.unregister("known_causes")
@@ -139,8 +154,10 @@ def _events(writer: Writer, days: tuple[date, date], whole_runs: pa.Table | None
         con.register("whole_runs", whole_runs)
         others = "select run_id from derived_facts except select run_id from whole_runs"
         rows = f"select {columns} from whole_runs"
-        if first_row(con.execute(f"select count(*) from ({others})"))[0]:
-            rows += f" union all {live} where run_id in ({others})"
+        # rows lie in the order in which they came: of runs that go on, few others are behind their first
+        (begin,) = first_row(con.execute(f"select min(rowid) from {LIVE}.{quoted(Event.table)} where run_id in ({others})"))
+        if begin is not None:
+            rows += f" union all {live} where rowid >= {begin} and run_id in ({others})"
     else:
         rows = live
     own = f"({rows}) e semi join derived_facts f on f.run_id = e.run_id and f.source_id = e.source_id"
@@ -148,12 +165,18 @@ def _events(writer: Writer, days: tuple[date, date], whole_runs: pa.Table | None
     con.execute(
         f"""
         create or replace temp table derived_events as
-        select * exclude (source_id, event_id, event_hash),
+        select * exclude (source_id, event_hash), case when {_TELLS} then event_hash end as event_hash,
             row_number() over (partition by run_id order by event_id, "at", event_hash) as n
         from {own} where kind <> 'other'
         """
     )
 
+
+_TELLS = (
+    "kind in ('metered', 'materialized', 'observed') "
+    f"and coalesce(regexp_matches(data, {literal('|'.join(map(re.escape, KEYS)))}), false)"
+)
+"""Whether an event may tell what its attempt used; the hashes of others are not needed any more."""
 
 _TERMINAL = "kind in ('run_succeeded', 'run_failed', 'run_canceled')"
 
@@ -187,28 +210,93 @@ select *, kind = 'worker_starting' as asks, kind in ('step_started', 'step_resta
     sum(case when begins or ends and coalesce(before, 'step_retried') = 'step_retried' then 1 else 0 end)
         over (partition by run_id, step_key order by n rows unbounded preceding)::bigint as begun
 from (
-    select run_id, step_key, kind, n, "at", process_id, seconds, error_class, error_message,
-        case when kind = 'metered' then data end as data,
+    select run_id, step_key, kind, n, "at", process_id, seconds, error_class, error_message, event_id, event_hash, asset_key, partition_key,
+        case when kind = 'metered' or event_hash is not null then data end as data,
         lag(case when kind like 'step_%' then kind end ignore nulls) over (partition by run_id, step_key order by n) as before
     from derived_events
-    where step_key is not null and kind in (
+    where step_key is not null and (kind in (
         'worker_starting', 'step_started', 'step_restarted', 'step_succeeded', 'step_failed', 'step_retried', 'step_skipped',
-        'metered')
+        'metered') or event_hash is not null)
 )
 """
 
-_USAGE = """
+
+def _told(name: str) -> str:
+    """SQL for one figure that an event tells, NULL where it does not; says what `spec.used.told` says."""
+    of_libraries = [f"told[{KEYS.index(key) + 1}]" for key in OF_LIBRARIES[name]]
+    summed = " + ".join(f"coalesce({one}, 0)" for one in of_libraries)
+    otherwise = f"case when coalesce({', '.join(of_libraries)}) is not null then {summed} end" if of_libraries else "NULL"
+    own = KEYS.index(OWN[name]) + 1
+    return f"case when said[{own}] is not null then told[{own}] else {otherwise} end as {name}"
+
+
+_PATHS = "[" + ", ".join(literal(f'$."{key}"') for key in KEYS) + "]"
+_KEYS = "[" + ", ".join(map(literal, KEYS)) + "]"
+_IS_NUMBER = "json_type({0}) in ('UBIGINT', 'BIGINT', 'DOUBLE')"
+_NUMBER = "try_cast({0}::varchar as double)"
+# says what `spec.used.figure` says
+_FIGURE = (
+    f"case when {_IS_NUMBER.format('v')} and {_NUMBER.format('v')} between 0 and {MOST} "
+    f"and {_NUMBER.format('v')} = floor({_NUMBER.format('v')}) then {_NUMBER.format('v')}::bigint end"
+)
+_ATTEMPT = "coalesce(try_cast(json_extract_string(data, '$.\"workflows/attempt\"') as bigint), greatest(begun, 1)) as attempt"
+
+# The events that tell a figure, by attempt; `counted` is the same for what partitions of an asset tell alike.
+_TOLD = f"""
+create or replace temp table derived_told as
+select *, {", ".join(map(_told, FIGURES))}, case when kind = 'materialized' and partition_key is not null then 0 else n end as counted
+from (
+    select *, list_transform(said, lambda v: {_FIGURE}) as told
+    from (
+        select run_id, step_key, kind, n, "at", event_id, event_hash, asset_key, partition_key, {_ATTEMPT},
+            json_extract(data, {_PATHS}) as said
+        from derived_steps where event_hash is not null
+    )
+)
+"""
+
+_MEASURED = f"""
+    select run_id, step_key, {_ATTEMPT}, "at", n, data, process_id from derived_steps where kind = 'metered'
+"""
+_WITH_TOLD = f"""{_MEASURED}
+    union all by name
+    select run_id, step_key, attempt, max("at") as "at", {names(FIGURES)} from derived_told
+    where coalesce({names(FIGURES)}) is not null group by run_id, step_key, attempt, asset_key, counted, {names(FIGURES)}
+"""
+_WITHOUT_TOLD = f"""
+    select *, {", ".join(f"NULL::bigint as {name}" for name in FIGURES)} from ({_MEASURED})
+"""
+
+
+def _usage(rows: str) -> str:
+    return f"""
 create or replace temp table derived_usage as
 select run_id, step_key, attempt, max("at") as "at",
     arg_max(try_cast(json_extract_string(data, '$."workflows/cpu_s"') as double), n) as cpu_s,
     arg_max(try_cast(json_extract_string(data, '$."workflows/peak_memory_mib"') as double), n)
         filter (where json_extract_string(data, '$."workflows/dedicated"') = 'true') as peak_memory_mib,
     arg_max(json_extract_string(data, '$."workflows/host"'), n) as host,
-    arg_max(coalesce(try_cast(json_extract_string(data, '$."workflows/process_id"') as bigint), process_id), n) as process_id
+    arg_max(json_extract_string(data, '$."workflows/pool"'), n) as pool,
+    arg_max(coalesce(try_cast(json_extract_string(data, '$."workflows/process_id"') as bigint), process_id), n) as process_id,
+    {", ".join(f"sum({name})::bigint as {name}" for name in FIGURES)}
+from ({rows}) group by run_id, step_key, attempt
+"""
+
+
+# what a text says is not repeated: it may be a secret
+_FOUND = (
+    f"case when {_IS_NUMBER.format('value')} then value::varchar when json_type(value) = 'NULL' then 'NaN' else 'no number' end"
+)
+_MISTAKEN = f"""
+insert into {LIVE}.{quoted(Quarantined.table)} by name
+select source_id, run_id, event_id, event_hash, ?::timestamptz as found_at,
+    string_agg(format('{{}}: expected {EXPECTED}, found {{}}', key, {_FOUND}), '; ' order by key) || '; not counted' as reason
 from (
-    select *, coalesce(try_cast(json_extract_string(data, '$."workflows/attempt"') as bigint), greatest(begun, 1)) as attempt
-    from derived_steps where kind = 'metered'
-) group by run_id, step_key, attempt
+    select f.source_id, t.run_id, event_id, event_hash, unnest({_KEYS}) as key, unnest(said) as value, unnest(told) as figure
+    from derived_told t join derived_facts f on f.run_id = t.run_id
+) anti join {LIVE}.{quoted(Quarantined.table)} using (source_id, run_id, event_id, event_hash)
+where value is not null and figure is null
+group by all
 """
 
 _ATTEMPTS = """
@@ -224,7 +312,7 @@ with found as (
         arg_min(seconds, n) filter (where kind = 'step_retried') as retry_wait_s,
         arg_min(error_class, n) filter (where kind in ('step_failed', 'step_retried')) as error_class,
         arg_min(error_message, n) filter (where kind in ('step_failed', 'step_retried')) as error_message
-    from derived_steps where kind <> 'metered'
+    from derived_steps where kind not in ('metered', 'materialized', 'observed')
     group by all
     having count(*) filter (where begins or ends) > 0
 ), judged as (
@@ -246,7 +334,8 @@ select j.* exclude (process_id, error_class, error_message),
     case when outcome = 'failure' then error_message end as error_message,
     case when outcome <> 'failure' then null when outcome is null then null when end_kind is null then 'infrastructure'
         else coalesce(c.cause, 'unknown') end as failure_cause,
-    coalesce(u.process_id, j.process_id) as process_id, u.host, u.cpu_s, u.peak_memory_mib
+    coalesce(u.process_id, j.process_id) as process_id, u.host, u.pool, u.cpu_s, u.peak_memory_mib,
+    u.input_tokens, u.output_tokens, u.moved_bytes, u.calls
 from judged j
 left join derived_usage u using (run_id, step_key, attempt)
 left join known_causes c on c.error_class = j.error_class
@@ -261,7 +350,7 @@ def _selects(cards: Counting) -> dict[type[Record], str]:
     attempts = f"""
         select run_id, step_key, attempt, job_name, workflow, partition_key, version, trial_id, outcome,
             failure_cause, error_class, error_message, started_at, ended_at, retry_wait_s,
-            host, process_id, cpu_s, peak_memory_mib,
+            host, pool, process_id, cpu_s, peak_memory_mib, input_tokens, output_tokens, moved_bytes, calls,
             case when workflow is null then {without_mapping_key} else split_part({without_mapping_key}, '.', -1) end as step,
             coalesce(end_kind = 'step_retried', false) as will_retry,
             case when attempt = 1 then {_between("ready_at", "asked_at")} end as queue_time_s,

@@ -63,8 +63,8 @@ def land(writer: Writer, batch: pa.Table, translate_sql: str, cursors: Sequence[
     """
     with writer.transaction():
         crash_point("before_insert")
-        known_runs = _known_runs(writer.con, batch)
-        fresh = _fresh(writer.con, batch, known=bool(known_runs))
+        known_runs, first_row_id = _known_runs(writer.con, batch)
+        fresh = _fresh(writer.con, batch, known=bool(known_runs), first_row_id=first_row_id)
         result = LandResult(0, 0)
         if len(fresh):
             events, failed = _translated(writer, fresh, translate_sql)
@@ -79,9 +79,9 @@ def land(writer: Writer, batch: pa.Table, translate_sql: str, cursors: Sequence[
 @contextmanager
 def finder() -> Generator[Find]:
     """Gives a function that tells the places of the texts that hold one of some words; DuckDB looks through them ten times as fast as
-    Python. Kept open for many batches: to open a database takes as long as to look through some thousand events.
+    Python.
     """
-    with duckdb.connect(config={"threads": 1}) as con:
+    with _looker().cursor() as con:
 
         def find(texts: pa.ChunkedArray, words: Sequence[str]) -> list[int]:
             held = " or ".join(f"contains(text, {literal(word)})" for word in words)
@@ -94,25 +94,30 @@ def finder() -> Generator[Find]:
         yield find
 
 
-def _known_runs(con: duckdb.DuckDBPyConnection, batch: pa.Table) -> list[str]:
-    """Those of the batch's runs of which there are events, or rows in quarantine."""
-    found: set[str] = set()
+@cache
+def _looker() -> duckdb.DuckDBPyConnection:
+    """Kept open: to open a database takes as long as to look through some thousand events."""
+    return duckdb.connect(config={"threads": 1})
+
+
+def _known_runs(con: duckdb.DuckDBPyConnection, batch: pa.Table) -> tuple[list[str], int | None]:
+    """Those of the batch's runs of which there are events, or rows in quarantine; and DuckDB's number of the first row among these events.
+
+    Rows lie in the order in which they came, so that those of runs that go on are behind that number, and few others.
+    """
+    own = "semi join (select distinct run_id from batch) using (run_id)"
     with _shown(con, "batch", batch):
-        for record_type in (Event, Quarantined):
-            table = f"{LIVE}.{quoted(record_type.table)}"
-            found.update(
-                run_id
-                for (run_id,) in con.execute(
-                    f"select run_id from (select distinct run_id from batch) semi join {table} using (run_id)"
-                ).fetchall()
-            )
-    return sorted(found)
+        found = con.execute(f"select run_id, min(rowid) from {LIVE}.{quoted(Event.table)} {own} group by run_id").fetchall()
+        aside = con.execute(f"select distinct run_id from {LIVE}.{quoted(Quarantined.table)} {own}").fetchall()
+    known = {run_id for run_id, *_ in (*found, *aside)}
+    return sorted(known), min((number for _, number in found), default=None)
 
 
-def _fresh(con: duckdb.DuckDBPyConnection, batch: pa.Table, *, known: bool) -> pa.Table:
+def _fresh(con: duckdb.DuckDBPyConnection, batch: pa.Table, *, known: bool, first_row_id: int | None) -> pa.Table:
     """The rows of `batch` that are neither events nor quarantined, each once. Their texts are not looked at: they are what is big.
 
-    known: whether any of its runs has rows already; most batches of an import have runs that nobody has seen.
+    known: whether any of its runs has rows already; most batches of an import have runs that nobody has seen. first_row_id: events before
+    this row are of other runs; None: all are.
     """
     key = names(Event.key)
     with _shown(con, "batch", batch):
@@ -120,7 +125,10 @@ def _fresh(con: duckdb.DuckDBPyConnection, batch: pa.Table, *, known: bool) -> p
             (different,) = first_row(con.execute(f"select count(*) from (select distinct {key} from batch)"))
             if different == len(batch):
                 return batch
-        seen = " ".join(f"anti join {LIVE}.{quoted(table)} using ({key})" for table in (Event.table, Quarantined.table))
+        seen = f"anti join {LIVE}.{quoted(Quarantined.table)} using ({key})"
+        if first_row_id is not None:
+            events = f"select {key} from {LIVE}.{quoted(Event.table)} where rowid >= {first_row_id}"
+            seen += f" anti join ({events}) using ({key})"
         places = con.execute(
             f"select place from (select {key}, row_number() over () - 1 as place from batch) {seen} "
             f"qualify row_number() over (partition by {key} order by place) = 1 order by place"

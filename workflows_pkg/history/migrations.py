@@ -61,6 +61,11 @@ def forecast_bases(con: duckdb.DuckDBPyConnection) -> None:
     add_what_is_missing(con)
 
 
+def used_figures(con: duckdb.DuckDBPyConnection) -> None:
+    """Tokens, bytes and calls of attempts, and the pool of their steps."""
+    add_what_is_missing(con)
+
+
 def add_what_is_missing(con: duckdb.DuckDBPyConnection) -> None:
     """Tables and columns of this version that the history does not have; older rows take a new column's default."""
     found: dict[str, set[str]] = defaultdict(set)
@@ -89,6 +94,7 @@ MIGRATIONS: tuple[tuple[str, Migration], ...] = (
     ("observations", observations),
     ("rate_cards", rate_cards),
     ("forecast_bases", forecast_bases),
+    ("used_figures", used_figures),
 )
 """In the order in which they are applied; a released entry is never changed, only followed."""
 

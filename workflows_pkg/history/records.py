@@ -150,10 +150,20 @@ class StepAttempt(Record):
         None, description="Largest resident memory; unknown where the process ran other steps too."
     )
     host: str | None = Field(None, description="Machine it ran on.")
+    pool: str | None = Field(
+        None, description="Dagster's concurrency pool of its step, where it was measured and the step has one."
+    )
     process_id: int | None = Field(None, description="Operating-system process.")
+    input_tokens: int | None = Field(
+        None, description="Tokens given to language models, as the step told; unknown where it told none."
+    )
+    output_tokens: int | None = Field(None, description="Tokens that they answered, as the step told.")
+    moved_bytes: int | None = Field(None, description="Bytes sent and received, or read and written, as the step told.")
+    calls: int | None = Field(None, description="Calls of services, as the step told.")
     cost_usd: float | None = Field(
         None,
-        description="By the rate card in force when it began; unknown where no rate fits, or what it prices was not measured.",
+        description="By the rate card in force when it began; unknown where no rate fits, or what it prices was not measured. Tokens, "
+        "bytes and calls that were not told count nothing.",
     )
     rate_card: str | None = Field(
         None, description="Digest of that card (`rate_cards`); unknown where an import brought the cost."
@@ -250,7 +260,9 @@ class Backfill(Record):
     )
     launched_by: str | None = Field(None, description="The actor, where one is known.")
     asked_at: datetime = Field(description="When it was asked for.")
-    ended_at: datetime | None = Field(None, description="When it was over.")
+    ended_at: datetime | None = Field(
+        None, description="When it was over; unknown while it goes on, so again after it was resumed."
+    )
     error: str | None = Field(None, description="Why it could not go on, cut.")
 
 
@@ -272,7 +284,7 @@ class Tick(Record):
 
 
 class Usage(Record):
-    """What one attempt used, as measured beside it."""
+    """What one attempt used, as measured beside it, and as it told itself."""
 
     table: ClassVar[str] = "usage"
     key: ClassVar[tuple[str, ...]] = ("run_id", "step_key", "attempt")
@@ -281,13 +293,20 @@ class Usage(Record):
     run_id: str = Field(description="The run.")
     step_key: str = Field(description="The step.")
     attempt: int = Field(description="1 for the first.")
-    at: datetime = Field(description="When it was measured.")
+    at: datetime = Field(description="When it was measured or told.")
     cpu_s: float | None = Field(None, description="Processor seconds, user and system.")
     peak_memory_mib: float | None = Field(
         None, description="Largest resident memory; unknown where the process ran other steps too."
     )
     host: str | None = Field(None, description="Machine.")
+    pool: str | None = Field(None, description="Dagster's concurrency pool of the step, where it has one.")
     process_id: int | None = Field(None, description="Operating-system process.")
+    input_tokens: int | None = Field(
+        None, description="Tokens given to language models, as the step told; unknown where it told none."
+    )
+    output_tokens: int | None = Field(None, description="Tokens that they answered, as the step told.")
+    moved_bytes: int | None = Field(None, description="Bytes sent and received, or read and written, as the step told.")
+    calls: int | None = Field(None, description="Calls of services, as the step told.")
 
 
 class UsedRateCard(Record):
@@ -405,7 +424,7 @@ class LedgerEntry(Record):
 
 
 class Quarantined(Record):
-    """One event that could not be read; it stops nothing and is counted."""
+    """One event that could not be read, or that tells a figure which is none; it stops nothing and is counted."""
 
     table: ClassVar[str] = "quarantine"
     key: ClassVar[tuple[str, ...]] = ("source_id", "run_id", "event_id", "event_hash")
@@ -414,7 +433,7 @@ class Quarantined(Record):
     run_id: str = Field(description="The run.")
     event_id: int = Field(description="The source's number; 0: the run's whole log, -1: the run's own row.")
     event_hash: str = Field(description="Hash of its text.")
-    reason: str = Field(description="Why it could not be read.")
+    reason: str = Field(description="Why it could not be read, or which figure is not counted.")
     found_at: datetime = Field(description="When.")
 
 

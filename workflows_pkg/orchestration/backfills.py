@@ -34,7 +34,7 @@ def _kept(before: Backfill | None, now: Backfill | None) -> Backfill | None:
     """What is known now; what was known before with today's status, where Dagster's row has become unreadable meanwhile."""
     if before is None or now is None or now.error != _UNREADABLE:
         return now
-    return before.model_copy(update={"status": now.status})
+    return before.model_copy(update={"status": now.status, "ended_at": before.ended_at if now.status in _OVER else None})
 
 
 def backfill_record(source_id: str, row: BackfillRow) -> Backfill | None:
@@ -47,20 +47,24 @@ def backfill_record(source_id: str, row: BackfillRow) -> Backfill | None:
     asked = moment(body.get("backfill_timestamp")) or instant(row.at or "")
     if asked is None:
         return None
+    status = row.status.lower()
+    ended = (
+        moment(body.get("backfill_end_timestamp")) if status in _OVER else None
+    )  # where one is resumed, Dagster leaves its earlier end
     tags = _mapping(body.get("tags"))
     assets = _assets(body.get("asset_selection"))
     error = _mapping(body.get("error")).get("message")
     return Backfill(
         source_id=source_id,
         backfill_id=row.backfill_id,
-        status=row.status.lower(),
+        status=status,
         title=_text(body.get("title")),
         job_name=_job(body) if not assets else None,
         assets=json.dumps(assets) if assets else None,
         partition_count=_partition_count(body),
         launched_by=_text(tags.get("workflows/launched_by") or tags.get("user")),
         asked_at=asked,
-        ended_at=moment(body.get("backfill_end_timestamp")),
+        ended_at=ended,
         error=bounded(str(error), _ERROR_LENGTH) if error else None,
     )
 

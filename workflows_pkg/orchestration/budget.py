@@ -1,9 +1,10 @@
 """What may this run cost, and is the next step still within that? Asked before every attempt, answered from the run's own log.
 
 A workflow of ours, and an entry of `tuning.yaml`, write the hidden tag; any other job says so with `workflows/budget_usd`. Spent is what
-the attempts so far cost by the rate card in the instance's folder, those that still run up to now; one whose cost is unknown
-counts nothing. An attempt is not begun where what is spent, and the least that its step is expected to cost (the 5 % quantile, where the
-run coordinator said one), are together above the budget. So a run ends before it is spent where that can be known, and else one step late.
+the attempts so far cost by the rate card in the instance's folder, with the tokens, bytes and calls that they told, those that still
+run up to now; one whose cost is unknown counts nothing. An attempt is not begun where what is spent, and the least that its step is
+expected to cost (the 5 % quantile, where the run coordinator said one), are together above the budget. So a run ends before it is spent
+where that can be known, and else one step late.
 
 Only attempts of steps that are metered ask. A run with a budget reads its log before each of them.
 """
@@ -21,6 +22,7 @@ import dagster as dg
 
 from workflows_pkg.errors import SpecError, bounded
 from workflows_pkg.orchestration.version_tags import BUDGET_TAG
+from workflows_pkg.spec.used import Used, added, told
 
 SAID_TAG = "workflows/budget_usd"
 STEP_COSTS = "least_cost_usd_by_step"
@@ -28,6 +30,7 @@ STEP_COSTS = "least_cost_usd_by_step"
 
 _log = logging.getLogger("workflows")
 _BEGAN = {dg.DagsterEventType.STEP_START, dg.DagsterEventType.STEP_RESTARTED}
+_TELLS = {dg.DagsterEventType.ASSET_MATERIALIZATION, dg.DagsterEventType.ASSET_OBSERVATION}
 _ENDED = {dg.DagsterEventType.STEP_SUCCESS, dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.STEP_UP_FOR_RETRY}
 _MAPPING_KEY = re.compile(r"\[.*\]$")
 
@@ -79,12 +82,20 @@ class _Tried:
     began: float
     ended: float | None = None
     used: Mapping[str, Any] = field(default_factory=dict[str, Any])
+    told: set[tuple[object, ...]] = field(default_factory=set[tuple[object, ...]])
+    """Figures of its events, each once; as history does, what partitions of an asset tell alike is taken for the same."""
+
+    def figures(self) -> dict[str, int]:
+        total = told(self.used)
+        for *_, pairs in self.told:
+            added(total, dict(cast("tuple[tuple[str, int], ...]", pairs)))
+        return total
 
 
 def _spent(instance: dg.DagsterInstance, run_id: str, step_key: str, now: datetime) -> tuple[float, float]:
     """USD spent by the run's attempts, and the least that is expected of a step; the attempt that asks has cost nothing."""
     # here, because only a run with a budget needs them, and every process of a step loads this module
-    from workflows_pkg.orchestration.metering import CPU, DEDICATED, HOST, PEAK_MEMORY
+    from workflows_pkg.orchestration.metering import CPU, DEDICATED, HOST, PEAK_MEMORY, POOL
     from workflows_pkg.spec.rates import DEFAULT, FILE, load_rates
 
     try:
@@ -96,11 +107,15 @@ def _spent(instance: dg.DagsterInstance, run_id: str, step_key: str, now: dateti
     spent = 0.0
     for one in (one for tried in entries.values() for one in tried if one is not own):
         usd = card.attempt_usd(
-            datetime.fromtimestamp(one.began, UTC),
-            max((one.ended or now.timestamp()) - one.began, 0.0),
-            one.used.get(CPU),
-            one.used.get(PEAK_MEMORY) if one.used.get(DEDICATED) else None,
-            one.used.get(HOST),
+            Used(
+                datetime.fromtimestamp(one.began, UTC),
+                max((one.ended or now.timestamp()) - one.began, 0.0),
+                one.used.get(CPU),
+                one.used.get(PEAK_MEMORY) if one.used.get(DEDICATED) else None,
+                **one.figures(),
+                host=one.used.get(HOST),
+                pool=one.used.get(POOL),
+            )
         )
         spent += usd or 0.0
     return spent, least
@@ -112,8 +127,8 @@ def _attempts(instance: dg.DagsterInstance, run_id: str, step_key: str) -> tuple
 
     by_step: dict[str, list[_Tried]] = {}
     least = 0.0
-    kinds = {*_BEGAN, *_ENDED, dg.DagsterEventType.ENGINE_EVENT}
-    for entry in _entries(instance, run_id, kinds):
+    kinds = {*_BEGAN, *_ENDED, *_TELLS, dg.DagsterEventType.ENGINE_EVENT}
+    for number, entry in enumerate(_entries(instance, run_id, kinds)):
         event = entry.dagster_event
         if event is None:
             continue
@@ -123,6 +138,9 @@ def _attempts(instance: dg.DagsterInstance, run_id: str, step_key: str) -> tuple
         elif event.event_type in _ENDED:
             if tried:
                 tried[-1].ended = entry.timestamp
+        elif event.event_type in _TELLS:
+            if tried:
+                _note(tried[-1], event, number)
         elif event.is_engine_event:
             values = {name: value.value for name, value in event.engine_event_data.metadata.items()}
             if ATTEMPT in values and tried:
@@ -131,6 +149,18 @@ def _attempts(instance: dg.DagsterInstance, run_id: str, step_key: str) -> tuple
                 costs = cast("Mapping[str, Any]", values[SAID]).get(STEP_COSTS, {})
                 least = next((float(costs[name]) for name in _names(step_key) if name in costs), least)
     return by_step, least
+
+
+def _note(attempt: _Tried, event: dg.DagsterEvent, number: int) -> None:
+    """Adds what a materialization or observation tells to its attempt."""
+    if event.is_step_materialization:
+        data: Any = event.step_materialization_data.materialization
+    else:
+        data = event.asset_observation_data.asset_observation
+    figures = told({key: value.value for key, value in data.metadata.items()})
+    if figures:
+        several = event.is_step_materialization and data.partition is not None
+        attempt.told.add((data.asset_key, 0 if several else number, tuple(sorted(figures.items()))))
 
 
 def _entries(instance: dg.DagsterInstance, run_id: str, kinds: set[dg.DagsterEventType]) -> Iterable[dg.EventLogEntry]:

@@ -16,6 +16,7 @@ from __future__ import annotations
 import copy
 import logging
 import multiprocessing.process
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -35,6 +36,7 @@ _log = logging.getLogger(__name__)
 _wrapped: WeakKeyDictionary[dg.ExecutorDefinition, dg.ExecutorDefinition] = WeakKeyDictionary()
 _CREATION = "_executor_creation_fn"
 _IN_FORK_SERVER = "workflows_pkg.orchestration.fork_server"
+_MAPPING_KEY = re.compile(r"\[.*\]$")
 _ENDS = {dg.DagsterEventType.STEP_SUCCESS, dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.STEP_UP_FOR_RETRY}
 
 
@@ -72,7 +74,7 @@ class _TellingExecutor(MultiprocessExecutor):
         attempts: Counter[str] = Counter()
         _tried(lambda: self._measure_in_fork_server(plan_context))
         for event in super().execute(plan_context, execution_plan):
-            _tried(lambda: _noticed(plan_context, event, children, attempts))  # noqa: B023 - called here and not kept
+            _tried(lambda: _noticed(plan_context, execution_plan, event, children, attempts))  # noqa: B023 - called here and not kept
             yield event
 
     def _measure_in_fork_server(self, plan_context: Any) -> None:
@@ -107,7 +109,9 @@ def _tried(measure: Callable[[], None]) -> None:
         _log.debug("A process could not be measured.", exc_info=True)
 
 
-def _noticed(plan_context: Any, event: dg.DagsterEvent, children: dict[str, _Child | None], attempts: Counter[str]) -> None:
+def _noticed(
+    plan_context: Any, plan: Any, event: dg.DagsterEvent, children: dict[str, _Child | None], attempts: Counter[str]
+) -> None:
     step_key = event.step_key
     if step_key is None:
         return
@@ -120,7 +124,7 @@ def _noticed(plan_context: Any, event: dg.DagsterEvent, children: dict[str, _Chi
         del children[step_key]
         try:
             if _is_crash(event):
-                _tell(plan_context, step_key, child, attempts[step_key])
+                _tell(plan_context, plan, step_key, child, attempts[step_key])
         finally:
             before_body_s.pop(child.process_id, None)  # the id may be given to another
 
@@ -139,7 +143,7 @@ def _is_crash(event: dg.DagsterEvent) -> bool:
     return error is not None and error.cls_name == ChildProcessCrashException.__name__
 
 
-def _tell(plan_context: Any, step_key: str, child: _Child, attempt: int) -> None:
+def _tell(plan_context: Any, plan: Any, step_key: str, child: _Child, attempt: int) -> None:
     instance: dg.DagsterInstance = plan_context.instance
     run: dg.DagsterRun = plan_context.dagster_run
     if _has_told(instance, run.run_id, step_key, child.process_id):
@@ -148,7 +152,15 @@ def _tell(plan_context: Any, step_key: str, child: _Child, attempt: int) -> None
     write(
         instance, run.run_id, run.job_name, step_key, attempt,
         process_id=child.process_id, dedicated=True, cpu_s=cpu_s, peak_memory_mib=peak_memory_mib, ended=" (its process died)",
+        pool=_pool(plan, step_key),
     )  # fmt: skip
+
+
+def _pool(plan: Any, step_key: str) -> str | None:
+    """The pool of a step; in the plan of the whole run the many of one step stand as `name[?]`."""
+    steps = plan.step_dict_by_key
+    found = steps.get(step_key) or steps.get(_MAPPING_KEY.sub("[?]", step_key))
+    return None if found is None else found.pool
 
 
 def _has_told(instance: dg.DagsterInstance, run_id: str, step_key: str, process_id: int) -> bool:

@@ -23,20 +23,22 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from workflows_pkg.errors import SetupError, SpecError
-from workflows_pkg.history.cost import use
+import duckdb
+
+from workflows_pkg.errors import SetupError
+from workflows_pkg.history.cost import use_written
 from workflows_pkg.history.crash import crash_point
 from workflows_pkg.history.derive import derive
 from workflows_pkg.history.ingest import LandResult, land
 from workflows_pkg.history.questions import read
 from workflows_pkg.history.records import Backfill, Cursor, JobStep, Materialization, Observation, Quarantined, Tick
+from workflows_pkg.history.schema import first_row
 from workflows_pkg.history.store import Writer, open_history, writer
 from workflows_pkg.orchestration.backfills import changed_backfills
-from workflows_pkg.orchestration.batches import PATH, PIECE_ROWS, RUNS, TICKS, Batch, Plan, ReadAhead, earlier, plan
+from workflows_pkg.orchestration.batches import PATH, PIECE_ROWS, RUNS, TICKS, Batch, Plan, ReadAhead, earlier, plan, reached
 from workflows_pkg.orchestration.facts import tick_record
 from workflows_pkg.orchestration.job_structure import job_steps
 from workflows_pkg.orchestration.own import SYNC_SENSOR
@@ -44,8 +46,6 @@ from workflows_pkg.orchestration.positions import OVERLAP
 from workflows_pkg.orchestration.sources import Source, open_source
 from workflows_pkg.orchestration.sources.rows import RUNLESS
 from workflows_pkg.orchestration.translation import CAUSES, TRANSLATE_SQL
-from workflows_pkg.spec.rates import DEFAULT, load_rates
-from workflows_pkg.spec.rates import FILE as RATES
 
 _log = logging.getLogger("workflows")
 
@@ -107,7 +107,7 @@ def sync_events(
                 pass
             opened = open_history(history_home)
         with closing(opened) as con:
-            published, filled = read(con, Cursor), read(con, Backfill)
+            published, filled, state = reached(con), read(con, Backfill), _state(con)
         ahead = ReadAhead(plan(source, published))
         try:
             first = ahead.next()
@@ -116,15 +116,19 @@ def sync_events(
             if nothing_read and not changed_backfills(source, ahead.plan.source_id, filled):
                 return SyncResult(seconds=time.monotonic() - started)
             with writer(history_home, wait_s) as history:
-                current = read(history.con, Cursor)
-                if current != published:  # somebody else wrote meanwhile, or died before it could publish
+                if _state(history.con) != state:  # somebody else wrote meanwhile, or died before it could publish
                     ahead.close()
-                    ahead = ReadAhead(plan(source, current))
+                    ahead = ReadAhead(plan(source, reached(history.con)))
                     first = ahead.next()
                 result = _land_all(history, ahead, first, progress, deadline)
         finally:
             ahead.close()
     return replace(result, seconds=time.monotonic() - started)
+
+
+def _state(con: duckdb.DuckDBPyConnection) -> tuple[Any, ...]:
+    """What tells one state of the cursors from another, without fetching them: there is one for each run of the history."""
+    return first_row(con.execute("select count(*), bit_xor(hash(c)) from cursors c"))
 
 
 def _land_all(
@@ -143,16 +147,18 @@ def _land_all(
         if progress is not None:
             progress(runs_read, plan.run_count)
 
-    with history.transaction():
-        _price(history)
-        history.upsert(Cursor, [plan.cursor(PATH, plan.source.place)])
-        history.upsert(Cursor, [plan.tombstone(run_id) for run_id in plan.deleted])
+    if first is None:
+        with history.transaction():
+            _mark(history, plan, begins=True, ends=True)
+    marked = first is None
     complete = True
     landed_runs = 0
     batch = first
     while batch is not None:
         crash_point("after_read")
-        landed = _land_batch(history, plan, batch)
+        history.expect(len(batch.raw))
+        landed = _land_batch(history, plan, batch, begins=batch is first)
+        marked = batch.last
         events += landed.events
         quarantined += landed.quarantined + len(batch.unreadable)
         log_lines += batch.log_lines
@@ -174,28 +180,29 @@ def _land_all(
                 history.upsert(Cursor, [cursor])
     backfills = changed_backfills(plan.source, plan.source_id, read(history.con, Backfill)) if complete else []
     history.upsert(Backfill, backfills)
-    if complete and plan.watermark:
-        history.upsert(Cursor, [plan.cursor(RUNS, plan.watermark)])
+    if complete and not marked:
+        _mark(history, plan, begins=False, ends=True)
     left = 0 if complete else plan.run_count - landed_runs
     return SyncResult(
         events, len(touched), ticks, len(backfills), quarantined, complete=complete, runs_left=left, log_lines=log_lines
     )
 
 
-def _price(history: Writer) -> None:
-    """Has the rate card beside the history count; a broken one is told of, and the one before goes on counting."""
-    file = history.files.home / RATES
-    try:
-        card = load_rates(file)
-        changed = datetime.fromtimestamp(file.stat().st_mtime, UTC) if card is not None else datetime.now(UTC)
-    except (SpecError, OSError) as error:
-        _log.warning("The rate card is not used, costs go on as before: %s", error)
-        return
-    use(history, card or DEFAULT, changed)
+def _mark(history: Writer, plan: Plan, *, begins: bool, ends: bool) -> None:
+    """Writes where the instance is and which runs are gone; and when all logs were read, up to which update of a run that was."""
+    marks: list[Cursor] = []
+    if begins:
+        use_written(history)
+        marks += [plan.cursor(PATH, plan.source.place), *(plan.tombstone(run_id) for run_id in plan.deleted)]
+    if ends and plan.watermark:
+        marks.append(plan.cursor(RUNS, plan.watermark))
+    history.upsert(Cursor, marks)
 
 
-def _land_batch(history: Writer, plan: Plan, batch: Batch) -> LandResult:
+def _land_batch(history: Writer, plan: Plan, batch: Batch, *, begins: bool) -> LandResult:
+    """One transaction, also with what is noted of the instance: each is written twice, to the log of the database and to its file."""
     with history.transaction():
+        _mark(history, plan, begins=begins, ends=batch.last)
         landed = land(history, batch.raw, TRANSLATE_SQL, list(batch.cursors.values()))
         if batch.unreadable:
             history.upsert(Quarantined, batch.unreadable)

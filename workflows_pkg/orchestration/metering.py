@@ -11,6 +11,9 @@ history says unknown and never something wrong:
 What is measured is the body: from the call of the function to its end, retried attempts and raised errors included. Loading inputs
 and storing outputs are Dagster's and happen around it. Peak memory is read at the end of the body, and is the process's up to there.
 
+With it goes what only this process knows of what the step told itself (`spec.used`): what a step kind of ours counted, and the metadata of
+outputs that no materialization carries, as those of ops and of attempts that fail.
+
 Measuring never fails a step: what goes wrong here is logged at debug level. One event is what it costs, stored on Dagster's default
 SQLite with the one that follows it (`orchestration.with_next`): what is left is measured in benchmarks/metering.py.
 """
@@ -26,7 +29,7 @@ import platform
 import resource
 import threading
 import weakref
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Mapping
 from contextlib import aclosing
 from dataclasses import dataclass
 from multiprocessing.queues import Queue
@@ -43,6 +46,7 @@ from dagster._core.executor.child_process_executor import ChildProcessEvent
 from workflows_pkg.orchestration.budget import stop_where_spent
 from workflows_pkg.orchestration.waiting import own_peak_memory_mib, peak_memory_mib_of
 from workflows_pkg.orchestration.with_next import stored_with_next
+from workflows_pkg.spec.used import EXPECTED, OWN, added, mistaken, told
 
 METERED_TAG = "workflows/metered"
 """Op tag; the value `body` says that the op's own function reports its use."""
@@ -50,6 +54,7 @@ METERED_TAG = "workflows/metered"
 CPU, PEAK_MEMORY = "workflows/cpu_s", "workflows/peak_memory_mib"
 PROCESS_ID, HOST = "workflows/process_id", "workflows/host"
 ATTEMPT, DEDICATED = "workflows/attempt", "workflows/dedicated"
+POOL = "workflows/pool"
 
 # What Dagster's multiprocess executor runs in a step's own process (dagster/_core/executor/child_process_executor.py).
 _STEP_WORKER = "_execute_command_in_child_process"
@@ -132,18 +137,25 @@ def begin() -> Mark:
     return mark
 
 
-def report(context: MeteredContext, mark: Mark, attempt: int, failed: bool = False) -> None:
-    """Writes the one engine event of this attempt (1 is the first), whose end is Dagster's to write next; never raises."""
+def report(
+    context: MeteredContext, mark: Mark, attempt: int, failed: bool = False, used: Mapping[str, int] | None = None
+) -> None:
+    """Writes the one engine event of this attempt (1 is the first), whose end is Dagster's to write next; never raises.
+
+    used: figures of `spec.used` that were counted beside what the attempt itself told.
+    """
     try:
         step_key = _step_key(context)
         with _lock:
             _metered.add((context.run_id, step_key))
             dedicated = _dedicated()
             _open.discard(mark)
+        pool, told_here = _told_only_here(context, failed, used or {})
         write(
             context.instance, context.run_id, context.job_name, step_key, attempt,
             process_id=os.getpid(), dedicated=dedicated, cpu_s=_spent(mark),
             peak_memory_mib=_peak_memory_mib() if dedicated else None, ended=" (failed)" if failed else "", with_next=True,
+            pool=pool, used=told_here,
         )  # fmt: skip
     except Exception:  # noqa: BLE001 - measuring is a courtesy: whatever breaks here, the step goes on
         _log.debug("An attempt could not be metered.", exc_info=True)
@@ -161,6 +173,8 @@ def write(
     cpu_s: float | None,
     peak_memory_mib: float | None,
     ended: str,
+    pool: str | None = None,
+    used: Mapping[str, int] | None = None,
     with_next: bool = False,
 ) -> None:
     """Writes the event of one attempt; what is None is left out. Raises what the event log raises.
@@ -177,6 +191,10 @@ def write(
         metadata[CPU] = dg.MetadataValue.float(round(cpu_s, 6))
     if peak_memory_mib is not None:
         metadata[PEAK_MEMORY] = dg.MetadataValue.float(round(peak_memory_mib, 3))
+    if pool is not None:
+        metadata[POOL] = dg.MetadataValue.text(pool)
+    for name, figure in (used or {}).items():
+        metadata[OWN[name]] = dg.MetadataValue.int(figure)
     event = dg.DagsterEvent(
         event_type_value=dg.DagsterEventType.ENGINE_EVENT.value,
         job_name=job_name,
@@ -355,6 +373,35 @@ def _cpu_s() -> float | None:
 def _peak_memory_mib() -> float:
     """Largest resident memory of this process, or of one of its children where that was larger."""
     return max(own_peak_memory_mib(), peak_memory_mib_of(resource.getrusage(resource.RUSAGE_CHILDREN)))
+
+
+def _told_only_here(context: MeteredContext, failed: bool, counted: Mapping[str, int]) -> tuple[str | None, dict[str, int]]:
+    """The pool of the step, and the figures of this attempt that no event of its own will carry: `counted`, and the metadata added to
+    outputs that are no assets, or that a failed attempt does not come to store.
+    """
+    total = dict(counted)
+    pool: str | None = None
+    try:
+        given: Any = context
+        step: Any = getattr(given, "op_execution_context", given).get_step_execution_context()
+        pool = step.step.pool
+        for output in step.step.step_outputs:
+            if output.properties.is_asset and (not failed or step.has_seen_output(output.name)):
+                continue
+            _add_told(total, step.step.key, step.get_output_metadata(output.name))
+            if output.properties.asset_key is not None:
+                _add_told(total, step.step.key, step.get_asset_metadata(output.properties.asset_key))
+    except Exception:  # noqa: BLE001 - what was measured is still worth writing
+        _log.debug("What an attempt told of its use could not be read.", exc_info=True)
+    return pool, total
+
+
+def _add_told(total: dict[str, int], step_key: str, metadata: Mapping[str, Any] | None) -> None:
+    # a value may be given as it is, or as one of Dagster's
+    values = {key: getattr(value, "value", value) for key, value in (metadata or {}).items()}
+    added(total, told(values))
+    for key in mistaken(values):
+        _log.warning("Step '%s': metadata '%s' is not counted: expected %s.", step_key, key, EXPECTED)
 
 
 def _step_key(context: MeteredContext) -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import dagster as dg
 from pydantic import BaseModel, ValidationError
 
-from workflows_pkg.errors import CodeProblem, DataProblem, bounded
+from workflows_pkg.errors import CodeProblem, DataProblem, bounded, suggestion
 from workflows_pkg.orchestration.budget import stop_where_spent
 from workflows_pkg.orchestration.checks import CheckOutcome, as_results, evaluate
 from workflows_pkg.orchestration.limits import Stops, limited
@@ -23,6 +23,7 @@ from workflows_pkg.security.allow import Allow
 from workflows_pkg.security.secrets import Secrets
 from workflows_pkg.spec.expressions import resolve
 from workflows_pkg.spec.model import Step
+from workflows_pkg.spec.used import EXPECTED, FIGURES, added, figure
 from workflows_pkg.steps.contract import PartitionSlice, StepContext, StepKind, StepValue
 from workflows_pkg.steps.values import step_value
 
@@ -91,8 +92,9 @@ def _metered_attempt(plan: StepPlan, context: dg.OpExecutionContext, inputs: Map
     _record_version(plan, context)
     mark = begin()
     number = context.retry_number + 1
-    ended = _attempt(plan, context, inputs, number)
-    report(context, mark, number, failed=ended.error is not None)
+    used: dict[str, int] = {}
+    ended = _attempt(plan, context, inputs, number, used)
+    report(context, mark, number, failed=ended.error is not None, used=used)
     return ended
 
 
@@ -108,7 +110,9 @@ def _record_version(plan: StepPlan, context: dg.OpExecutionContext) -> None:
         context.instance.add_run_tags(context.run_id, said)
 
 
-def _attempt(plan: StepPlan, context: dg.OpExecutionContext, inputs: Mapping[str, StepValue], number: int) -> _Attempt:
+def _attempt(
+    plan: StepPlan, context: dg.OpExecutionContext, inputs: Mapping[str, StepValue], number: int, used: dict[str, int]
+) -> _Attempt:
     outcomes: list[CheckOutcome] = []
     try:
         partition = partition_slice(plan.partitions, context.partition_key if context.has_partition_key else None)
@@ -117,7 +121,7 @@ def _attempt(plan: StepPlan, context: dg.OpExecutionContext, inputs: Mapping[str
         if plan.step.if_ is not None and not _holds(plan.step.if_, scope, plan.name):
             context.log.info(f"Not run: {plan.step.if_} is false.")
             return _Attempt(ran=False)
-        value = step_value(_run(plan, context, inputs, number, partition, scope), f"Step '{plan.name}'")
+        value = step_value(_run(plan, context, inputs, number, partition, scope, used), f"Step '{plan.name}'")
         outcomes.extend(evaluate(plan.step.checks, value, plan.name))
         broken = [outcome for outcome in outcomes if not outcome.passed and outcome.severity == "error"]
         if broken:
@@ -137,6 +141,7 @@ def _run(
     number: int,
     partition: PartitionSlice | None,
     scope: Mapping[str, Any],
+    used: dict[str, int],
 ) -> StepValue:
     params = parameters(plan.kind, plan.step.with_, scope, f"Step '{plan.name}'")
     timeout = plan.step.timeout if isinstance(plan.step.timeout, timedelta) else None
@@ -153,8 +158,22 @@ def _run(
         log=lambda line: context.log.info(plan.secrets.mask(line)),
         timeout_s=None if timeout is None else timeout.total_seconds(),
         on_stop=stops.register,
+        used=_counter(used, plan.name, context),
     )
     return limited(lambda: plan.kind.run(step_context, params), timeout, stops, plan.name)
+
+
+def _counter(used: dict[str, int], step: str, context: dg.OpExecutionContext) -> Callable[[str, int], None]:
+    def count(name: str, number: int) -> None:
+        if name not in FIGURES:
+            fix = suggestion(bounded(name), FIGURES) or f"There are: {', '.join(FIGURES)}."
+            raise CodeProblem(f"Step '{step}' says that it used '{bounded(name)}', which is nothing that is counted.", fix=fix)
+        if figure(number) is None:
+            context.log.warning(f"Step '{step}': {name} is not counted: expected {EXPECTED}.")
+        else:
+            added(used, {name: int(number)})
+
+    return count
 
 
 def _holds(condition: str, scope: Mapping[str, Any], step: str) -> bool:

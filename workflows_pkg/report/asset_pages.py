@@ -115,7 +115,7 @@ def history_page(con: Connection, now: datetime, size_bytes: int) -> Page:
 
 def landed(put_aside: int, missing: int, late_s: float) -> Verdict:
     """Whether the history is whole. `missing` of the newest ended runs are not in it; late_s: since when, 0 where they still may be."""
-    aside = f"{put_aside} unreadable event{'' if put_aside == 1 else 's'} put aside; see the table quarantine."
+    aside = f"{put_aside} event{'' if put_aside == 1 else 's'} put aside; the table quarantine says why."
     said = aside if put_aside else "Every event could be read."
     if late_s:
         said += f" {missing} of the newest ended runs have not landed, one ended {duration(late_s)} ago: is the sensor on?"

@@ -4,9 +4,13 @@
 rates:
   - {hosts: "spot-*", hours: "22:00-06:00 Europe/Berlin", cpu_hour: 0.012, gib_hour: 0.0015}
   - {hosts: "spot-*", cpu_hour: 0.018, gib_hour: 0.002}
+  - {pools: language-models, run_hour: 0.049, million_input_tokens: 2.5, million_output_tokens: 10}
   - {since: 2026-07-01, run_hour: 0.055}
-  - {run_hour: 0.049}
+  - {run_hour: 0.049, moved_gib: 0.09, call: 0.0004}
 ```
+
+Time, processor and memory are measured, and a cost that needs one of them and has it not is unknown. Tokens, bytes and calls are told by
+the step itself (`spec.used`): one that tells none is taken to have used none, so that a card need not name the steps that do.
 """
 
 from __future__ import annotations
@@ -14,9 +18,10 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date
 from fnmatch import fnmatchcase
 from hashlib import blake2b
+from math import prod
 from pathlib import Path
 from typing import Any, Self
 from zoneinfo import ZoneInfo
@@ -27,6 +32,7 @@ from workflows_pkg.errors import Problem, SpecError
 from workflows_pkg.spec.mistakes import UnfitError, found
 from workflows_pkg.spec.model import Part
 from workflows_pkg.spec.source import parse_document, read_text
+from workflows_pkg.spec.used import Used
 from workflows_pkg.spec.wording import mistakes_of
 
 FILE = "rates.yaml"
@@ -43,7 +49,36 @@ _PATTERN = r"^[A-Za-z0-9_.*?\[\]-]{1,200}$"
 _PAIRED = re.compile(r"(?:[^\[\]]|\[[^\[\]]+\])+")
 """Brackets in pairs around a few characters: what else they could stand for, Python and DuckDB read differently. Asked of a file only: a
 history keeps the cards that it was landed with."""
-_PRICES = ("run_hour", "cpu_hour", "gib_hour")
+
+
+@dataclass(frozen=True)
+class Price:
+    """One price of a rate: `name` in the file, the figures of `Used` that are multiplied, and how many of their units it buys.
+
+    words, unit: what is paid for and in what it is counted, for a person. told: the step says it, so where it does not the price adds
+    nothing.
+    """
+
+    name: str
+    of: tuple[str, ...]
+    per: float
+    words: str
+    unit: str
+    told: bool = False
+
+
+PRICES = (
+    Price("run_hour", ("run_time_s",), 3600, "run time", "hours"),
+    Price("cpu_hour", ("cpu_s",), 3600, "processor time", "hours"),
+    Price("gib_hour", ("run_time_s", "peak_memory_mib"), 3600 * 1024, "memory", "GiB hours"),
+    Price("million_input_tokens", ("input_tokens",), 1e6, "input tokens", "million", told=True),
+    Price("million_output_tokens", ("output_tokens",), 1e6, "output tokens", "million", told=True),
+    Price("moved_gib", ("moved_bytes",), 2**30, "bytes moved", "GiB", told=True),
+    Price("call", ("calls",), 1, "calls", "calls", told=True),
+)
+"""In the order in which a cost is split."""
+
+_PATTERN_OF_POOLS = r"^[A-Za-z0-9_.*?/\[\]-]{1,200}$"
 
 
 @dataclass(frozen=True)
@@ -59,6 +94,9 @@ class Rate(Part):
     """Prices of the attempts that begin at some times and places. At least one price is given; the prices add up."""
 
     hosts: str = Field("*", pattern=_PATTERN, description="Pattern of machine names, such as spot-*; * is any, known or not.")
+    pools: str | None = Field(
+        None, pattern=_PATTERN_OF_POOLS, description="Pattern of the step's concurrency pool in Dagster; left out: any, or none."
+    )
     hours: str | None = Field(
         None, description="Part of the day in which the attempt begins, with its zone: 22:00-06:00 Europe/Berlin."
     )
@@ -72,11 +110,31 @@ class Rate(Part):
     gib_hour: float | None = Field(
         None, ge=0, le=1e6, allow_inf_nan=False, description="USD for a GiB of peak memory, as measured, for an hour of run time."
     )
+    million_input_tokens: float | None = Field(
+        None,
+        ge=0,
+        le=1e6,
+        allow_inf_nan=False,
+        description="USD for a million tokens given to language models, as the step tells.",
+    )
+    million_output_tokens: float | None = Field(
+        None, ge=0, le=1e6, allow_inf_nan=False, description="USD for a million tokens that they answered, as the step tells."
+    )
+    moved_gib: float | None = Field(
+        None,
+        ge=0,
+        le=1e6,
+        allow_inf_nan=False,
+        description="USD for a GiB sent and received, or read and written, as the step tells.",
+    )
+    call: float | None = Field(
+        None, ge=0, le=1e6, allow_inf_nan=False, description="USD for one call of a service, as the step tells."
+    )
 
     @model_validator(mode="after")
     def _says_something(self) -> Self:
-        if all(getattr(self, name) is None for name in _PRICES):
-            raise UnfitError(f"expected a price ({', '.join(_PRICES)}), found none.", "run_hour: 0.05")
+        if not self.prices():
+            raise UnfitError(f"expected a price ({', '.join(price.name for price in PRICES)}), found none.", "run_hour: 0.05")
         self.part_of_day()
         return self
 
@@ -94,33 +152,38 @@ class Rate(Part):
         begin, end = 60 * int(parts[1]) + int(parts[2]), 60 * int(parts[3]) + int(parts[4])
         return Hours(begin, end, parts[5])
 
-    def fits(self, began: datetime, host: str | None) -> bool:
-        """Whether the rate is for an attempt that began at this instant on this host; None: not known."""
-        if self.hosts != "*" and not fnmatchcase(host or "", self.hosts):
+    def prices(self) -> list[tuple[Price, float]]:
+        """Its prices, in USD."""
+        found = ((price, getattr(self, price.name)) for price in PRICES)
+        return [(price, usd) for price, usd in found if usd is not None]
+
+    def fits(self, used: Used) -> bool:
+        """Whether the rate is for an attempt that began then and there."""
+        if self.hosts != "*" and not fnmatchcase(used.host or "", self.hosts):
             return False
-        if self.since is not None and began.astimezone(UTC).date() < self.since:
+        if self.pools is not None and not fnmatchcase(used.pool or "", self.pools):
+            return False
+        if self.since is not None and used.began.astimezone(UTC).date() < self.since:
             return False
         hours = self.part_of_day()
         if hours is None:
             return True
-        local = began.astimezone(ZoneInfo(hours.zone))
+        local = used.began.astimezone(ZoneInfo(hours.zone))
         minute = 60 * local.hour + local.minute
         if hours.begin < hours.end:
             return hours.begin <= minute < hours.end
         return minute >= hours.begin or minute < hours.end
 
-    def usd(self, run_time_s: float, cpu_s: float | None, peak_memory_mib: float | None) -> float | None:
-        """What an attempt costs at these prices; None where what one prices was not measured."""
-        total = run_time_s * (self.run_hour or 0.0) / 3600
-        if self.cpu_hour is not None:
-            if cpu_s is None:
+    def usd(self, used: Used) -> float | None:
+        """What an attempt costs at these prices; None where something measured is missing, or nothing of what is priced is known."""
+        costs: list[float] = []
+        for price, usd in self.prices():
+            figures = [getattr(used, name) for name in price.of]
+            if None not in figures:
+                costs.append(prod(figures) * usd / price.per)
+            elif not price.told:
                 return None
-            total += cpu_s * self.cpu_hour / 3600
-        if self.gib_hour is not None:
-            if peak_memory_mib is None:
-                return None
-            total += run_time_s * peak_memory_mib / 1024 * self.gib_hour / 3600
-        return total
+        return sum(costs) if costs else None
 
 
 class RateCard(Part):
@@ -128,12 +191,10 @@ class RateCard(Part):
 
     rates: list[Rate] = Field(min_length=1, max_length=100, description="The prices.")
 
-    def attempt_usd(
-        self, began: datetime, run_time_s: float, cpu_s: float | None, peak_memory_mib: float | None, host: str | None
-    ) -> float | None:
+    def attempt_usd(self, used: Used) -> float | None:
         """Cost of one attempt, None: unknown. `history.cost` says the same in SQL, of many."""
-        rate = next((one for one in self.rates if one.fits(began, host)), None)
-        return None if rate is None else rate.usd(run_time_s, cpu_s, peak_memory_mib)
+        rate = next((one for one in self.rates if one.fits(used)), None)
+        return None if rate is None else rate.usd(used)
 
     @property
     def digest(self) -> str:
@@ -192,10 +253,11 @@ def parse_rates(text: str, file: str = FILE) -> RateCard:
             problems.append(Problem(file, mark.line, mark.column, mistake.message, mistake.fix))
         raise SpecError(problems) from None
     for place, rate in enumerate(card.rates):
-        if not _PAIRED.fullmatch(rate.hosts):
-            mark = document.mark(("rates", place, "hosts"))
-            message = f"rates[{place}].hosts: expected brackets in pairs around characters, found '{rate.hosts}'."
-            problems.append(Problem(file, mark.line, mark.column, message, "hosts: gpu-[ab]*"))
+        for name, pattern in (("hosts", rate.hosts), ("pools", rate.pools)):
+            if pattern is not None and not _PAIRED.fullmatch(pattern):
+                mark = document.mark(("rates", place, name))
+                message = f"rates[{place}].{name}: expected brackets in pairs around characters, found '{pattern}'."
+                problems.append(Problem(file, mark.line, mark.column, message, f"{name}: gpu-[ab]*"))
     if problems:
         raise SpecError(problems)
     return card

@@ -81,6 +81,7 @@ class StepContext:
     timeout_s: seconds this attempt may take, None: no limit; kinds that can pass a limit on should.
     secret: value of a granted secret by name; raises SetupError or Refused. Never log what it returns.
     log: one line into the run's log; secrets in it are masked.
+    used: adds to what the attempt is charged for: input_tokens, output_tokens, moved_bytes or calls, and how many (`spec.used`).
     on_stop: registers a function that is called when the attempt is stopped by its timeout (such as `connection.interrupt`).
     """
 
@@ -95,6 +96,7 @@ class StepContext:
     log: Callable[[str], None]
     timeout_s: float | None = None
     on_stop: Callable[[Callable[[], None]], None] = field(default=lambda stop: None)
+    used: Callable[[str, int], None] = field(default=lambda figure, count: None)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from workflows_pkg.errors import DataProblem, PeerUnavailable, RateLimited, Refu
 from workflows_pkg.security.addresses import Destination, Resolver, check_url, system_resolver
 from workflows_pkg.spec.durations import Duration, format_duration
 from workflows_pkg.steps.contract import Parameters, StepContext, StepKind, StepValue, TakesSecret
-from workflows_pkg.steps.transport import REDIRECTS, Answer, Cutoff, Request, send
+from workflows_pkg.steps.transport import REDIRECTS, Answer, Cutoff, Request, Traffic, send
 from workflows_pkg.steps.values import as_table, is_tabular, plain_json
 
 MOSTREDIRECTS = 5
@@ -90,8 +90,9 @@ def exchange(context: StepContext, params: Http, resolve: Resolver = system_reso
     started = time.monotonic()
     cutoff = Cutoff(started + limit_s)
     context.on_stop(cutoff.cut)
+    traffic = Traffic()
     try:
-        peer, answer = _follow(context, params, cutoff, resolve)
+        peer, answer = _follow(context, params, cutoff, traffic, resolve)
     except (OSError, HTTPException) as error:
         if cutoff.passed:
             raise StepTimeout(
@@ -101,12 +102,14 @@ def exchange(context: StepContext, params: Http, resolve: Resolver = system_reso
         raise
     finally:
         cutoff.done()
+        context.used("calls", traffic.calls)
+        context.used("moved_bytes", traffic.moved_bytes)
     context.log(f"{params.method} {peer}: {answer.status}, {len(answer.body)} bytes, {time.monotonic() - started:.2f} s")
     _require_expected(context, params, peer, answer)
     return _read(params, peer, answer)
 
 
-def _follow(context: StepContext, params: Http, cutoff: Cutoff, resolve: Resolver) -> tuple[str, Answer]:
+def _follow(context: StepContext, params: Http, cutoff: Cutoff, traffic: Traffic, resolve: Resolver) -> tuple[str, Answer]:
     """The answer of the last of up to six requests, and who gave it; each address is checked before it is connected."""
     url = params.url
     query = {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in params.query.items()}
@@ -116,7 +119,7 @@ def _follow(context: StepContext, params: Http, cutoff: Cutoff, resolve: Resolve
         destination = _checked(url, context.allow.hosts, resolve, query, cutoff)
         if previous is not None and previous.origin != destination.origin:
             request = _abroad(request, previous, destination)
-        answer = send(destination, request, cutoff)
+        answer = send(destination, request, cutoff, traffic)
         location = answer.headers.get("location")
         if answer.status not in REDIRECTS or not location or answer.status in (params.expect or ()):
             return destination.peer, answer

@@ -69,7 +69,7 @@ def find_function(call: str, allow: Allow) -> Callable[..., object]:
 
 
 def arguments(call: str, function: Callable[..., object], context: StepContext, args: Mapping[str, Any]) -> dict[str, Any]:
-    """The keyword arguments of the call: `args`, then inputs and `partition` for the parameters of those names.
+    """The keyword arguments of the call: `args`, then inputs, `partition` and `used` (of the context) for the parameters of those names.
 
     Raises CodeProblem where they do not fit the function's signature.
     """
@@ -88,6 +88,8 @@ def arguments(call: str, function: Callable[..., object], context: StepContext, 
         given[step] = context.inputs[step]
     if "partition" in named and "partition" not in given:
         given["partition"] = context.partition
+    if "used" in named and "used" not in given:
+        given["used"] = context.used
     try:
         signature.bind(**given)
     except TypeError as error:

@@ -42,6 +42,13 @@ class Answer:
     body: bytes
 
 
+class Traffic:
+    """What an exchange came to, also where it failed: requests that were sent, and bytes of bodies sent and received."""
+
+    calls = 0
+    moved_bytes = 0
+
+
 class Cutoff:
     """Ends an exchange at its deadline, whatever it is waiting for: a timer shuts the current socket down.
 
@@ -117,15 +124,15 @@ class _Connection(HTTPConnection):
         self.sock = plain
 
 
-def send(destination: Destination, request: Request, cutoff: Cutoff) -> Answer:
-    """The answer of the first address that accepts a connection.
+def send(destination: Destination, request: Request, cutoff: Cutoff, traffic: Traffic) -> Answer:
+    """The answer of the first address that accepts a connection; what it took is added to `traffic`.
 
     Raises TimeoutError at the deadline, PeerUnavailable where the peer cannot be reached, is not who it should be, or
     breaks off, DataProblem where it sends more than the request allows.
     """
     connection = _connected(destination, cutoff)
     try:
-        return _answer(connection, destination, request, cutoff)
+        return _answer(connection, destination, request, cutoff, traffic)
     except (OSError, HTTPException) as error:
         if cutoff.passed or isinstance(error, TimeoutError):
             cutoff.passed = True
@@ -158,7 +165,8 @@ def _connected(destination: Destination, cutoff: Cutoff) -> _Connection:
     raise PeerUnavailable(f"{destination.peer} cannot be reached: {_reason(problem)}.", fix="Try again later.") from problem
 
 
-def _answer(connection: _Connection, destination: Destination, request: Request, cutoff: Cutoff) -> Answer:
+def _answer(connection: _Connection, destination: Destination, request: Request, cutoff: Cutoff, traffic: Traffic) -> Answer:
+    traffic.calls += 1
     connection.putrequest(request.method, destination.target, skip_host=True, skip_accept_encoding=True)
     connection.putheader("Host", destination.peer)
     connection.putheader("Accept-Encoding", "identity")
@@ -168,15 +176,20 @@ def _answer(connection: _Connection, destination: Destination, request: Request,
     if request.body is not None or request.method in ("POST", "PUT"):
         connection.putheader("Content-Length", str(len(request.body or b"")))
     connection.endheaders(request.body)
+    traffic.moved_bytes += len(request.body or b"")
     # Closed here: with "Connection: close" the response owns the socket, and the connection no longer knows it.
     with connection.getresponse() as response:
         headers = {name.lower(): value for name, value in response.getheaders()}
         # The body of a redirect is not looked at, so it is not fetched either.
-        body = b"" if response.status in REDIRECTS and "location" in headers else _body(response, destination, request, cutoff)
+        body = (
+            b""
+            if response.status in REDIRECTS and "location" in headers
+            else _body(response, destination, request, cutoff, traffic)
+        )
         return Answer(response.status, headers, body)
 
 
-def _body(response: HTTPResponse, destination: Destination, request: Request, cutoff: Cutoff) -> bytes:
+def _body(response: HTTPResponse, destination: Destination, request: Request, cutoff: Cutoff, traffic: Traffic) -> bytes:
     """The whole body; stops at the first byte too many, or before the first where the length is announced."""
     too_large = DataProblem(
         f"{destination.peer} sends more than {request.max_bytes} bytes.", fix="Ask for less, or raise max_bytes."
@@ -187,6 +200,7 @@ def _body(response: HTTPResponse, destination: Destination, request: Request, cu
     size = 0
     while part := response.read1(CHUNK):
         size += len(part)
+        traffic.moved_bytes += len(part)
         if size > request.max_bytes:
             raise too_large
         parts.append(part)

@@ -221,6 +221,50 @@ def test_a_number_is_no_word_for_how_it_ended(home, tmp_path) -> None:
         import_files(home, [path])
 
 
+def test_what_was_used_is_read_and_priced_where_the_file_has_no_cost(home, ask, tmp_path) -> None:
+    (home / "rates.yaml").write_text("rates: [{pools: models, run_hour: 3600, million_input_tokens: 2, moved_gib: 4}]\n")
+    path = csv(
+        tmp_path / "t.csv",
+        f"{BASE},run_time_s,pool,input_tokens,output_tokens,egress_mib,calls,cost_usd",
+        "1,a,2025-03-01,failed,10,models,500000,7,512,3,",
+        "1,a,2025-03-01T01:00:00Z,ok,10,models,500000.0,,,,",
+        "1,b,2025-03-01T02:00:00Z,ok,10,models,500000,,,,0.25",
+        "1,c,2025-03-01T03:00:00Z,ok,10,,,,,,",
+    )
+    (told,) = import_files(home, [path], columns={"moved_bytes": "egress_mib"}, dry_run=True)
+    assert told.changed == 1
+    import_files(home, [path], columns={"moved_bytes": "egress_mib"})
+    figures = "input_tokens, output_tokens, moved_bytes, calls"
+    assert ask(f"select step, attempt, {figures}, cost_usd, rate_card is not null from step_attempts order by step, attempt") == [
+        ("a", 1, 500_000, 7, 2**29, 3, pytest.approx(10 + 1 + 2), True),
+        ("a", 2, 500_000, None, None, None, pytest.approx(11), True),
+        ("b", 1, 500_000, None, None, None, 0.25, False),
+        ("c", 1, None, None, None, None, None, True),
+    ]
+    assert ask("select counts_from, digest from rate_cards") == ask(
+        "select '1970-01-01'::timestamptz, max(rate_card) from step_attempts"
+    )
+    (home / "rates.yaml").write_text("rates: [{run_hour: 7200}]\n")
+    (again,) = import_files(home, [path], columns={"moved_bytes": "egress_mib"})
+    assert again.changed == 0, "another card rewrites nothing that was landed"
+
+
+@pytest.mark.parametrize("value", ["0.5", "1e16", "many", "inf"])
+def test_what_is_no_figure_is_refused_with_the_column(home, tmp_path, value) -> None:
+    path = csv(tmp_path / "t.csv", f"{BASE},calls", f"1,a,2025-03-01,ok,{value}")
+    with pytest.raises(
+        WorkflowsError, match=r"'calls' has '.*' for calls; expected a whole number from 0 to 1,000,000,000,000,000"
+    ):
+        import_files(home, [path])
+
+
+def test_a_figure_below_zero_is_unknown_and_remarked(home, ask, tmp_path) -> None:
+    path = csv(tmp_path / "t.csv", f"{BASE},calls", "1,a,2025-03-01,ok,-1", "2,a,2025-03-02,ok,NaN", "3,a,2025-03-03,ok,4")
+    (told,) = import_files(home, [path])
+    assert told.remarks == ("values of 'calls' below zero are taken as unknown: 1",)
+    assert ask("select calls from step_attempts order by started_at") == [(None,), (None,), (4,)]
+
+
 TRACES = os.environ.get("WORKFLOWS_TRACES")
 TIMES = ("run_time_s=duration_s", "peak_memory_mib=peak_memory_bytes")
 OF_TASKS = ("job_name=workflow", "attempt=", "outcome=status", "step_key=tag", *TIMES)

@@ -49,10 +49,10 @@ def move_cursors_first() -> None:
     """The broken variant."""
     right_way = events._land_batch
 
-    def wrong_way(history: Any, plan: Any, batch: Any) -> Any:
+    def wrong_way(history: Any, plan: Any, batch: Any, **more: Any) -> Any:
         history.upsert(events.Cursor, list(batch.cursors.values()))
         time.sleep(0.05)
-        return right_way(history, plan, batch)
+        return right_way(history, plan, batch, **more)
 
     events._land_batch = wrong_way
 

@@ -142,6 +142,25 @@ def test_backfills_land_and_change_with_their_outcome(home: Path, instance: dg.D
     assert (sync_events(home, home).backfills, backfills(home)["every"].status) == (1, "requested")
 
 
+def test_a_resumed_backfill_is_not_over_until_it_ends_again(home: Path, instance: dg.DagsterInstance) -> None:
+    job = of_job("resumed")
+
+    def seen(backfill: PartitionBackfill) -> tuple[str, float | None]:
+        instance.update_backfill(backfill)
+        sync_events(home, home)
+        found = backfills(home)["resumed"]
+        return found.status, found.ended_at and found.ended_at.timestamp() - job.backfill_timestamp
+
+    instance.add_backfill(job)
+    failed = job.with_status(BulkActionStatus.COMPLETED_FAILED).with_end_timestamp(job.backfill_timestamp + 7)
+    assert seen(failed) == ("completed_failed", pytest.approx(7, abs=1e-5))
+    resumed = failed.with_status(BulkActionStatus.REQUESTED)
+    assert resumed.backfill_end_timestamp is not None  # Dagster leaves the earlier end where it was
+    assert seen(resumed) == ("requested", None)
+    again = resumed.with_status(BulkActionStatus.COMPLETED_SUCCESS).with_end_timestamp(job.backfill_timestamp + 60)
+    assert seen(again) == ("completed_success", pytest.approx(60, abs=1e-5))
+
+
 def test_a_backfill_that_cannot_be_read_hides_no_other(home: Path, instance: dg.DagsterInstance) -> None:
     for name in ("good", "torn", "odd", "nowhen"):
         instance.add_backfill(of_job(name))

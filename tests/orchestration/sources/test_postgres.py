@@ -203,6 +203,64 @@ def test_many_runs_are_asked_for_at_once_and_long_logs_in_pieces(
     assert found[0] == found[1]
 
 
+@pytest.fixture
+def grown(copy: Any) -> Any:
+    """The table of events has grown since the server counted its rows: 100 runs of 200 events that have just ended."""
+    copy.sql("alter table event_logs set (autovacuum_enabled = off)")
+    copy.sql("analyze event_logs")
+    copy.sql(
+        "insert into runs (run_id, snapshot_id, pipeline_name, status, run_body, create_timestamp, update_timestamp, end_time) "
+        "select 'ended-' || n, snapshot_id, pipeline_name, 'SUCCESS', replace(run_body, run_id, 'ended-' || n), create_timestamp, "
+        "now() at time zone 'utc', extract(epoch from now()) + 60 "
+        "from (select * from runs order by id limit 1) r, generate_series(1, 100) n"
+    )
+    copy.sql(_EVENTS, (20,))
+    return copy
+
+
+_EVENTS = (
+    "insert into event_logs (run_id, event, dagster_event_type, timestamp, step_key) "
+    "select 'ended-' || n, event, dagster_event_type, timestamp, step_key "
+    "from (select * from event_logs where dagster_event_type is not null order by id limit 10) e, "
+    "generate_series(1, %s) again, generate_series(1, 100) n"
+)
+
+
+def _rows_looked_at(copy: Any) -> int:
+    """By all that closed their connections; the server adds it up when they are gone."""
+    copy.sql("select pg_stat_clear_snapshot()")
+    return copy.sql("select seq_tup_read + coalesce(idx_tup_fetch, 0) from pg_stat_user_tables where relname = 'event_logs'")[0][
+        0
+    ]
+
+
+def _looked_at_by_second_sync(grown: Any, home: Path) -> int:
+    assert sync_events(grown.where, home).events >= 20_000
+    grown.sql(_EVENTS, (1,))
+    time.sleep(1)
+    before = _rows_looked_at(grown)
+    assert sync_events(grown.where, home).events == 1_000
+    time.sleep(1)
+    return _rows_looked_at(grown) - before
+
+
+def test_what_is_new_is_found_without_going_through_a_table_that_grew(grown: Any, tmp_path: Path) -> None:
+    assert _looked_at_by_second_sync(grown, tmp_path) < 3_000
+
+
+def test_control_as_a_join_the_server_goes_through_all_of_it(grown: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = logs._which
+
+    def joined(wanted: Any) -> str:
+        if all(run.start <= 1 for run in wanted):
+            return real(wanted)
+        starts = ", ".join("(?, ?)" for _ in wanted)
+        return f"(e.run_id, true) in (select w.column1, e.id >= w.column2 from (values {starts}) w) order by e.run_id"
+
+    monkeypatch.setattr(logs, "_which", joined)
+    assert _looked_at_by_second_sync(grown, tmp_path) > 15_000
+
+
 def test_a_poison_row_is_put_aside_and_its_neighbours_land(copy: Any, tmp_path: Path) -> None:
     number = copy.sql("select min(id) + 3 from event_logs")[0][0]
     copy.sql("update event_logs set event = '{\"truncated\": ' where id = %s", (number,))

@@ -2,7 +2,8 @@
 
 What one import brought has a source id of its own, `import:NAME`, so no sync of a Dagster instance touches it. A file is imported
 once: its content's hash is remembered with how it was read. A run is written as a whole, and only where something about it is new
-or different, so importing again, or a database that has grown, changes nothing else.
+or different, so importing again, or a database that has grown, changes nothing else. What has no cost of its own is priced by the rate
+card.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from zoneinfo import ZoneInfo, available_timezones
@@ -22,11 +23,12 @@ import pyarrow as pa
 
 from workflows_pkg.errors import NotFound, WorkflowsError, bounded, suggestion
 from workflows_pkg.history import rollups
+from workflows_pkg.history.cost import Counting, counting, price_sql, use_written
 from workflows_pkg.history.imports import airflow, nextflow, table, wfformat
 from workflows_pkg.history.imports.detecting import detected
 from workflows_pkg.history.imports.reading import Format, Reading, Source, reading_connection, unreadable
 from workflows_pkg.history.questions import read
-from workflows_pkg.history.records import Cursor, Run, StepAttempt
+from workflows_pkg.history.records import Cursor, Run, StepAttempt, UsedRateCard
 from workflows_pkg.history.schema import literal, names
 from workflows_pkg.history.sealed import forget_runs
 from workflows_pkg.history.store import Writer, open_history, writer
@@ -96,9 +98,16 @@ def import_files(
         opened = [_opened(file, source_id, format, dict(columns or {}), name, zone, cursors) for file in files]
         readings = [(file, *_read(file)) for file in opened]
         if dry_run:
-            return [_told(file, reading, _changed(con, reading).num_rows, s) for file, reading, s in readings]
+            cards = counting(con)
+            return [
+                _told(file, reading, _changed(con, _priced(con, reading, cards)).num_rows, s) for file, reading, s in readings
+            ]
     with writer(home, wait_s) as history, history.transaction():
-        return [_told(file, reading, _land(history, file, reading), s) for file, reading, s in readings]
+        use_written(history)
+        cards = counting(history.con)
+        return [
+            _told(file, reading, _land(history, file, _priced(history.con, reading, cards)), s) for file, reading, s in readings
+        ]
 
 
 def undo_import(home: Path, name: str, wait_s: float = 30) -> int:
@@ -115,6 +124,8 @@ def undo_import(home: Path, name: str, wait_s: float = 30) -> int:
         ids = history.con.execute("select run_id from runs where source_id = ?", [source_id]).to_arrow_table()
         _forget(history, ids)
         history.delete(Cursor, source_id=source_id)
+        if not history.con.execute("select 1 from step_attempts where rate_card is not null limit 1").fetchone():
+            history.delete(UsedRateCard)  # nothing is left that was priced by them
     return len(ids)
 
 
@@ -192,6 +203,27 @@ def _land(history: Writer, file: _File, reading: Reading) -> int:
         )
         history.upsert(Cursor, [cursor])
     return changed.num_rows
+
+
+def _priced(con: duckdb.DuckDBPyConnection, reading: Reading, cards: Counting) -> Reading:
+    """The same with costs where the file brought none: by the card in force when an attempt began, as of what a sync lands."""
+    usd, digest = price_sql(cards)
+    con.register("read_attempts", reading.attempts)
+    con.register("read_runs", reading.runs)
+    try:
+        attempts = con.execute(
+            f"""select * replace (coalesce(cost_usd, {usd}) as cost_usd, case when cost_usd is null then {digest} end as rate_card)
+            from read_attempts"""
+        ).to_arrow_table()
+        con.register("priced_attempts", attempts)
+        runs = con.execute(
+            """select r.* replace (coalesce(r.cost_usd, s.usd) as cost_usd) from read_runs r
+            left join (select run_id, sum(cost_usd) as usd from priced_attempts group by run_id) s using (run_id)"""
+        ).to_arrow_table()
+    finally:
+        for name in ("read_attempts", "read_runs", "priced_attempts"):
+            con.unregister(name)
+    return replace(reading, runs=runs, attempts=attempts)
 
 
 def _changed(con: duckdb.DuckDBPyConnection, reading: Reading) -> pa.Table:

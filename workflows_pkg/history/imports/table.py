@@ -18,8 +18,9 @@ from workflows_pkg.history.imports.nextflow import OUT_OF_MEMORY
 from workflows_pkg.history.imports.reading import Reading, Source, between, count, finished, unreadable
 from workflows_pkg.history.imports.units import MIB, OTHER_DATES, SECONDS
 from workflows_pkg.history.schema import literal, quoted
+from workflows_pkg.spec.used import EXPECTED, MOST
 
-Kind = Literal["text", "count", "instant", "seconds", "mib", "usd", "outcome"]
+Kind = Literal["text", "count", "instant", "seconds", "mib", "usd", "outcome", "figure"]
 
 OURS: dict[str, Kind] = {
     "run_id": "text",
@@ -43,7 +44,12 @@ OURS: dict[str, Kind] = {
     "failure_cause": "text",
     "error_class": "text",
     "error_message": "text",
+    "input_tokens": "figure",
+    "output_tokens": "figure",
+    "moved_bytes": "figure",
+    "calls": "figure",
     "host": "text",
+    "pool": "text",
     "process_id": "count",
     "cost_usd": "usd",
 }
@@ -142,6 +148,11 @@ def _converted(source: Source, ours: str, kind: Kind, raw: str, sql_type: str, t
         return f"{raw}::varchar"
     if kind == "instant":
         return _instant(source, raw, sql_type, unit)
+    if kind == "figure":
+        number = f"try_cast({raw} as double)"
+        if ours == "moved_bytes" and unit in MIB:
+            number = f"round({number} * {MIB[unit] * 2**20!r})"
+        return f"(case when {number} between 0 and {MOST} and {number} = floor({number}) then {number}::bigint end)"
     if kind == "count":
         return f"try_cast(try_cast({raw} as double) as bigint)"
     if sql_type == "INTERVAL" and kind == "seconds":
@@ -195,7 +206,7 @@ def _checked(con: duckdb.DuckDBPyConnection, source: Source, columns: Mapping[st
     looked_at = [column for column in columns.values() if OURS[column.ours] != "text"]
     parts: list[str] = []
     for column in looked_at:
-        figure = OURS[column.ours] in ("seconds", "mib", "usd")
+        figure = OURS[column.ours] in ("seconds", "mib", "usd", "figure")
         below = f"coalesce(try_cast({column.raw} as double) < 0, false)" if figure else "false"
         nan = f"lower({column.raw}::varchar) = 'nan'"
         bad = f"{column.raw} is not null and {column.value} is null and not {below} and not {nan}"
@@ -223,6 +234,7 @@ _EXPECTED: dict[Kind, str] = {
     "seconds": "a number",
     "mib": "a number",
     "usd": "a number",
+    "figure": EXPECTED,
     "outcome": "a word such as success, failed, canceled, skipped, running",
 }
 
@@ -246,7 +258,7 @@ def _tries(source: Source, columns: Mapping[str, _Column]) -> str:
     return f"""
         select n, run_id as run, {known("created_at", "NULL::timestamptz")} as created_at, job_name, step, step_key, attempt,
             partition_key, outcome, submitted_at, started_at, ended_at, queue_time_s, retry_wait_s, cpu_s, peak_memory_mib,
-            error_class, error_message, host, process_id, cost_usd,
+            input_tokens, output_tokens, moved_bytes, calls, error_class, error_message, host, pool, process_id, cost_usd,
             coalesce(run_time_s, {between("started_at", "ended_at")}) as run_time_s,
             coalesce(start_time_s, {between("submitted_at", "started_at")}) as start_time_s,
             coalesce(failure_cause, case when exit_code = {OUT_OF_MEMORY} then 'memory' end) as failure_cause
@@ -255,7 +267,7 @@ def _tries(source: Source, columns: Mapping[str, _Column]) -> str:
 
 def _as_ours(source: Source, columns: Mapping[str, _Column], key: str, step: str) -> str:
     """All columns that a table can have, in their types, unknown where `columns` lacks them; of begin, end and time the third."""
-    types = {"text": "varchar", "count": "bigint", "instant": "timestamptz", "outcome": "varchar"}
+    types = {"text": "varchar", "count": "bigint", "instant": "timestamptz", "outcome": "varchar", "figure": "bigint"}
     made = {
         "job_name": f"coalesce({quoted('job_name') if 'job_name' in columns else 'NULL'}, {literal(source.name or source.stem)})",
         "step": step,

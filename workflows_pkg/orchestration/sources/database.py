@@ -42,6 +42,10 @@ class Database(Protocol):
         """SQL for an instant that Dagster stored, as UTC text that sorts by time; NULL stays NULL."""
         ...
 
+    def not_before(self, column: str) -> str:
+        """SQL: whether an instant that Dagster stored is the `?` or later, which is a text as `utc` gives; not so of NULL."""
+        ...
+
     def as_bytes(self, column: str) -> str:
         """SQL for a text column's stored bytes."""
         ...

@@ -82,10 +82,14 @@ class Source:
         """
         updated = f"coalesce({self._instant('update_timestamp')}, '')"
         columns = f"{self._column('runs', 'id', '0')}, run_id, status, {updated}, {self._column('runs', 'end_time')}"
+        dated = bool(since) and self._has("runs", "update_timestamp")
+        recent = self._runs.not_before("update_timestamp") if dated else "1 = 1"
 
         def query(select: Select) -> tuple[list[RunRow], set[str]]:
             ids = {row[0] for row in select("select run_id from runs", ())}
-            rows = list(select(f"select {columns} from runs where {updated} >= ? or status not in ({_ENDED})", (since,)))
+            rows = list(
+                select(f"select {columns} from runs where {recent} or status not in ({_ENDED})", (since,) if dated else ())
+            )
             seen = {row[1] for row in rows}
             for some in chunks(sorted(run_id for run_id in ids - seen if not known.get(run_id, False))):
                 rows += select(f"select {columns} from runs where run_id in ({marks(some)})", some)

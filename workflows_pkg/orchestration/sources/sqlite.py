@@ -43,6 +43,9 @@ class SqliteFile:
     def utc(self, column: str) -> str:
         return column
 
+    def not_before(self, column: str) -> str:
+        return f"{column} >= ?"
+
     def as_bytes(self, column: str) -> str:
         return f"cast({column} as blob)"
 

@@ -21,6 +21,8 @@ from workflows_pkg.prediction.rows import Frame
 NAME = "duration"
 ENDS_LABEL = "quantiles of history"
 HISTORY_BINS = {"1-4": (1, 4), "5-19": (5, 19), "20+": (20, 10**9)}
+BELOW = ("below p05", "below p50", "below p95")
+"""Shares of the truths below each quantile: 5, 50 and 95 % where the forecasts are calibrated."""
 _ALPHA = 0.1
 _Build = Callable[[str, str, float | None, dict[str, float], int], Measure]
 
@@ -83,6 +85,7 @@ def _warm(
     yield both("WAPE by step", "low", lambda said: 100 * by_step(keys, np.abs(said - truth), truth))
     if not suffix:
         yield both("MdAPE by step", "low", lambda said: 100 * _median_by_step(keys, np.abs(said - truth) / truth))
+        yield both(BELOW[1], "", lambda said: 100 * float(np.mean(truth < said)))
         yield both("pinball 50", "low", lambda said: 50 * float(np.abs(said - truth).sum() / total))
     known = rules[ENDS[0]].notna().to_numpy()
     if not known.any():
@@ -104,6 +107,11 @@ def _warm(
     yield ends("interval width over truth", "", lambda low, high: 100 * float(np.median((high - low) / truth)))
     if suffix:
         return
+    if own is not None:
+        for name, end, rule in ((BELOW[0], own[:, 0], history[:, 0]), (BELOW[2], own[:, 1], history[:, 1])):
+            yield measure(
+                name, "", 100 * float(np.mean(truth < end)), {ENDS_LABEL: 100 * float(np.mean(truth < rule))}, len(truth)
+            )
     yield ends("interval width, sum", "", lambda low, high: 100 * float((high - low).sum() / total))
     yield ends("pinball 05", "low", lambda low, high: 100 * pinball(truth, low, 0.05) / total)
     yield ends("pinball 95", "low", lambda low, high: 100 * pinball(truth, high, 0.95) / total)

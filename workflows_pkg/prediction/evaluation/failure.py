@@ -19,6 +19,8 @@ from workflows_pkg.prediction.rows import Frame
 
 NAME = "failure"
 _BINS = 10
+TOLD = tuple(f"failed of those told {100 * place // _BINS} to {100 * (place + 1) // _BINS} %" for place in range(_BINS))
+"""The share of attempts that failed, of those with a risk in each bin: about what was told where the risks are calibrated."""
 _LEAST_CHANCE = 1e-3
 """Probabilities are kept this far from 0 and 1 for the log loss, which is infinite there."""
 
@@ -48,6 +50,12 @@ def measures(trace: Trace, ours: Frame | None, baselines: Frame) -> Iterator[Mea
             others = {name: figure(truth, one) for name, one in said.items()}
             own = None if mine is None else figure(truth, mine)
             yield Measure(trace.name, NAME, metric + suffix, "", better, own, others, len(truth))
+        if mine is not None and not suffix:
+            for place, name in enumerate(TOLD):
+                inside = _bins(mine) == place
+                if inside.any():
+                    share = 100 * float(truth[inside].mean())
+                    yield Measure(trace.name, NAME, name, "%", "", share, {}, int(inside.sum()))
 
 
 def auc(truth: np.ndarray, said: np.ndarray) -> float:
@@ -81,9 +89,13 @@ def log_loss(truth: np.ndarray, said: np.ndarray) -> float:
 
 def calibration_error(truth: np.ndarray, said: np.ndarray) -> float:
     """Mean distance, weighted by rows, of probability and observed share in ten bins of equal width."""
-    bins = np.minimum((said * _BINS).astype(int), _BINS - 1)
+    bins = _bins(said)
     sums = [np.bincount(bins, weights=values, minlength=_BINS) for values in (said, truth.astype(float))]
     return float(np.abs(sums[0] - sums[1]).sum() / len(truth))
+
+
+def _bins(said: np.ndarray) -> np.ndarray:
+    return np.minimum((said * _BINS).astype(int), _BINS - 1)
 
 
 _FIGURES: tuple[tuple[str, str, Callable[[np.ndarray, np.ndarray], float]], ...] = (

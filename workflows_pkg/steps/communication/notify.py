@@ -41,6 +41,7 @@ def run(context: StepContext, params: Notify) -> StepValue:
                 "The address in 'to' is none that apprise understands.",
                 fix="Check the secret: an address looks like slack://token/#channel or json://host/path.",
             )
+        context.used("calls", 1)
         try:
             delivered = sender.notify(body=params.text, title=params.title)
         except Exception as error:  # noqa: BLE001 - a hundred services' code runs here

@@ -1,0 +1,17 @@
+COPY live.checks FROM 'FOLDER/live_checks.csv' (FORMAT 'csv', force_not_null ('run_id', 'asset_key', 'check_name', 'passed', 'severity', 'at'), quote '"', delimiter ',', header true);
+COPY live.cursors FROM 'FOLDER/live_cursors.csv' (FORMAT 'csv', force_not_null ('source_id', 'shard', 'position', 'complete', 'updated_at'), quote '"', delimiter ',', header true);
+COPY live.events FROM 'FOLDER/live_events.csv' (FORMAT 'csv', force_not_null ('source_id', 'run_id', 'event_id', 'event_hash', 'kind', 'at'), quote '"', delimiter ',', header true);
+COPY live.failure_days FROM 'FOLDER/live_failure_days.csv' (FORMAT 'csv', force_not_null ('begun_on', 'workflow', 'step', 'failure_cause', 'error_class', 'trial', 'failures', 'final'), quote '"', delimiter ',', header true);
+COPY live.job_steps FROM 'FOLDER/live_job_steps.csv' (FORMAT 'csv', force_not_null ('job_snapshot_id', 'step', 'needs'), quote '"', delimiter ',', header true);
+COPY live.materializations FROM 'FOLDER/live_materializations.csv' (FORMAT 'csv', force_not_null ('run_id', 'asset_key', 'partition_key', 'at'), quote '"', delimiter ',', header true);
+COPY live.rate_cards FROM 'FOLDER/live_rate_cards.csv' (FORMAT 'csv', force_not_null ('counts_from', 'digest', 'card'), quote '"', delimiter ',', header true);
+COPY live.run_days FROM 'FOLDER/live_run_days.csv' (FORMAT 'csv', force_not_null ('asked_on', 'workflow', 'owner', 'outcome', 'trial', 'runs', 'priced_runs', 'cost_nusd', 'deadline_runs', 'missed_runs', 'late_us'), quote '"', delimiter ',', header true);
+COPY live.running_minutes FROM 'FOLDER/live_running_minutes.csv' (FORMAT 'csv', force_not_null ('minute', 'runs', 'runs_us', 'attempts', 'attempts_us'), quote '"', delimiter ',', header true);
+COPY live.runs FROM 'FOLDER/live_runs.csv' (FORMAT 'csv', force_not_null ('run_id', 'source_id', 'job_name', 'outcome_conflict', 'trigger', 'created_at'), quote '"', delimiter ',', header true);
+COPY live.step_attempts FROM 'FOLDER/live_step_attempts.csv' (FORMAT 'csv', force_not_null ('run_id', 'step_key', 'attempt', 'job_name', 'step', 'will_retry'), quote '"', delimiter ',', header true);
+COPY live.step_days FROM 'FOLDER/live_step_days.csv' (FORMAT 'csv', force_not_null ('workflow', 'step', 'trial', 'begun_on', 'attempts', 'run_us', 'retries', 'rescued_runs', 'lost_runs', 'timed_retries', 'wasted_us', 'waited_retries', 'waited_us', 'priced_retries', 'wasted_nusd'), quote '"', delimiter ',', header true);
+COPY live.step_logs FROM 'FOLDER/live_step_logs.csv' (FORMAT 'csv', force_not_null ('run_id', 'log_key', 'at'), quote '"', delimiter ',', header true);
+COPY live.step_month_bins FROM 'FOLDER/live_step_month_bins.csv' (FORMAT 'csv', force_not_null ('workflow', 'step', 'trial', 'month', 'bin', 'attempts'), quote '"', delimiter ',', header true);
+COPY live.step_time_bins FROM 'FOLDER/live_step_time_bins.csv' (FORMAT 'csv', force_not_null ('workflow', 'step', 'trial', 'begun_on', 'bin', 'attempts'), quote '"', delimiter ',', header true);
+COPY store.migrations FROM 'FOLDER/store_migrations.csv' (FORMAT 'csv', force_not_null ('name', 'applied_at'), quote '"', delimiter ',', header true);
+COPY store.rollups FROM 'FOLDER/store_rollups.csv' (FORMAT 'csv', force_not_null ('table_name', 'definition', 'merged_rows'), quote '"', delimiter ',', header true);
