@@ -1,6 +1,7 @@
 """Is every attempt of any Dagster job charged for the tokens, bytes and calls that it told, once, and for nothing that is no figure?"""
 
 import math
+import sqlite3
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -11,7 +12,7 @@ import dagster as dg
 import pytest
 from dagster._core.execution.api import create_execution_plan
 
-from workflows_pkg.history.questions import read
+from workflows_pkg.history.questions import cost_by_owner_and_month, read
 from workflows_pkg.history.records import Quarantined, Run, StepAttempt, Usage
 from workflows_pkg.history.store import open_history
 from workflows_pkg.orchestration.budget import SAID_TAG
@@ -218,6 +219,39 @@ def test_what_is_no_figure_is_put_aside_with_the_reason(instance: dg.DagsterInst
         )
         assert SECRET not in aside.reason
         instance.add_run_tags(told.run_id, {"touched": "yes"})
+
+
+def _told_again(home: Path, times: int) -> int:
+    """Writes each observation of the instance's log so many times more; how many there are then."""
+    count = 0
+    for file in home.rglob("*.db"):
+        with closing(sqlite3.connect(file)) as log:
+            columns = [name for _, name, *_ in log.execute("pragma table_info(event_logs)") if name != "id"]
+            if columns:
+                row = (
+                    f"select {', '.join(columns)} from event_logs where dagster_event_type = 'ASSET_OBSERVATION' and run_id <> ''"
+                )
+                log.executemany(
+                    f"insert into event_logs ({', '.join(columns)}) {row} and ? >= 0 limit 1", [(n,) for n in range(times)]
+                )
+                log.commit()
+                count += log.execute(f"select count(*) from ({row})").fetchone()[0]
+    return count
+
+
+def test_an_attempt_that_tells_more_than_columns_hold_stops_nothing(instance: dg.DagsterInstance) -> None:
+    @dg.asset(pool="models")
+    @metered
+    def much(context: dg.AssetExecutionContext) -> None:
+        context.log_event(dg.AssetObservation("much", metadata={"workflows/calls": 10**15}))
+
+    dg.materialize([much], instance=instance)
+    count = _told_again(Path(instance.root_directory), 9_300)
+    assert count * 10**15 > 2**63, "control: more calls than a column holds, and more billionths of a dollar"
+    (told,) = _attempts(instance)
+    assert (told.outcome, told.calls, told.cost_usd) == ("success", 2**63 - 1, pytest.approx(2**62))
+    with closing(open_history(Path(instance.root_directory))) as con:
+        assert cost_by_owner_and_month(con)["cost_usd"].tolist() == [1e6], "of sums one run is no more"
 
 
 def test_what_is_no_figure_in_a_failed_attempt_is_warned_of(

@@ -268,6 +268,10 @@ _WITHOUT_TOLD = f"""
 """
 
 
+_LARGEST = 2**63 - 1
+"""What a column holds at most: an attempt that tells too much ten thousand times must not keep what others wrote from landing."""
+
+
 def _usage(rows: str) -> str:
     return f"""
 create or replace temp table derived_usage as
@@ -278,7 +282,7 @@ select run_id, step_key, attempt, max("at") as "at",
     arg_max(json_extract_string(data, '$."workflows/host"'), n) as host,
     arg_max(json_extract_string(data, '$."workflows/pool"'), n) as pool,
     arg_max(coalesce(try_cast(json_extract_string(data, '$."workflows/process_id"') as bigint), process_id), n) as process_id,
-    {", ".join(f"sum({name})::bigint as {name}" for name in FIGURES)}
+    {", ".join(f"case when sum({name}) > {_LARGEST} then {_LARGEST} else sum({name}) end::bigint as {name}" for name in FIGURES)}
 from ({rows}) group by run_id, step_key, attempt
 """
 

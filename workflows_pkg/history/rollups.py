@@ -58,8 +58,13 @@ def _micro(seconds: str) -> str:
     return f"round({seconds} * 1e6)::bigint"
 
 
+_MOST_USD = 1_000_000
+"""What one run or attempt adds to a sum at most: none costs more, and one whose step told a mistaken figure must not make the sum larger
+than a column holds, 9.2e9 USD, so that nothing lands any more."""
+
+
 def _nano(usd: str) -> str:
-    return f"round({usd} * 1e9)::bigint"
+    return f"round(case when {usd} > {_MOST_USD} then {_MOST_USD} else {usd} end * 1e9)::bigint"
 
 
 def _minutes(relation: str, column: str, where: str) -> str:
