@@ -68,6 +68,21 @@ def test_a_deadline_that_will_probably_be_missed_or_is_again_and_again_fails_a_c
         assert (row["job"], row["overdue"]) == ("orders", 0)
 
 
+@pytest.mark.parametrize(("stuck", "passed"), [(3, False), (2, True)])
+def test_runs_that_never_end_miss_their_deadlines_too(
+    instance: dg.DagsterInstance, instance_home: Path, stuck: int, passed: bool
+) -> None:
+    history = _due([600.0] * 40)
+    for row in history.runs[-stuck:]:
+        row["outcome"] = row["ended_at"] = row["run_time_s"] = None
+    with writer(instance_home) as landed:
+        landed.upsert(Run, [Run(**row) for row in history.runs])
+    (check,) = [c for c in learn(workbench(), instance).get_asset_check_evaluations() if c.check_name == "deadlines_kept"]
+    assert check.passed is passed, "control: two are no more than chance"
+    if not passed:
+        assert "0 of the newest 20 missed it, and 3 not ended are past it." in str(check.description)
+
+
 def test_a_job_without_a_deadline_is_not_judged_by_one_that_it_had(instance: dg.DagsterInstance, instance_home: Path) -> None:
     history = _due([30.0] * 40)
     history.runs[-1]["deadline_at"] = None

@@ -48,14 +48,20 @@ def deadlines_kept(con: Connection, forecast: Callable[[str], JobForecast | None
     """
     looked = rows(con, _SQL, [now])
     judged = [(row, _chance(forecast(row["job_name"]), row["within_s"])) for row in looked]
-    late = [(row, chance) for row, chance in judged if row["missed"] >= AGAIN or (chance is not None and chance >= WARN_FROM)]
+    late = [
+        (row, chance)
+        for row, chance in judged
+        # what is open and past its deadline has missed it, too
+        if row["missed"] + row["overdue"] >= AGAIN or (chance is not None and chance >= WARN_FROM)
+    ]
     figures = {"jobs with a deadline": len(looked), "jobs that miss it": len(late)}
     if not looked:
         return Verdict(True, "No job has a deadline.", figures)
     unknown = sum(chance is None for _, chance in judged)
     if not late:
         aside = f" Of {unknown} there is no forecast." if unknown else ""
-        return Verdict(True, f"{count(len(looked))} with a deadline, and each is likely to keep it.{aside}", figures)
+        likely = ", and each is likely to keep it" if unknown < len(looked) else ""
+        return Verdict(True, f"{count(len(looked))} with a deadline{likely}.{aside}", figures)
     late.sort(key=lambda one: (-(one[1] or 0.0), -one[0]["missed"], one[0]["job_name"]))
     named = [_sentence(row, chance) for row, chance in late[:_MOST_NAMED]]
     more = f" And {len(late) - _MOST_NAMED} more." if len(late) > _MOST_NAMED else ""
@@ -81,7 +87,8 @@ def _sentence(row: Mapping[str, Any], chance: float | None) -> str:
     said = f"'{readable(str(row['job_name']))}' is due {duration(row['within_s'])} after it is asked for"
     if chance is not None and chance >= WARN_FROM:
         said += f": {of_hundred(chance)} such runs miss that"
-    return f"{said}; {row['missed']} of the newest {row['ended']} missed it."
+    open_still = f", and {count(row['overdue'])} not ended are past it" if row["overdue"] else ""
+    return f"{said}; {row['missed']} of the newest {row['ended']} missed it{open_still}."
 
 
 def _row(row: Mapping[str, Any], chance: float | None) -> dict[str, Cell]:
