@@ -177,7 +177,8 @@ class DurationPredictor:
         shown = np.array([history.limits(fact.x, REACH) for history, fact in zip(histories, facts, strict=True)])
         low, high = self._intervals.ends(keys, known, middle, lows, highs, shown)
         beyond = np.array([self._off_beyond(history, fact.x) for history, fact in zip(histories, facts, strict=True)])
-        low, high = np.minimum(low, middle - beyond[:, 0]), np.maximum(high, middle + beyond[:, 1])
+        low = np.minimum(low, np.maximum(middle - beyond[:, 0], shown[:, 0]))
+        high = np.maximum(high, np.minimum(middle + beyond[:, 1], shown[:, 1]))
         answers[warm, :3] = _on_machines(asked, np.column_stack([low, middle, high]))
         answers[warm, 3], answers[warm, 4] = known, weights.argmax(axis=1)
         for place, one in enumerate(asked):
