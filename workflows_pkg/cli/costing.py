@@ -38,11 +38,8 @@ def cost(context: click.Context, by: str, home: Path | None, as_json: bool) -> N
     if context.invoked_subcommand is not None:
         return
     with open_history(resolve_home(home)) as connection:
-        kinds = cost_by_kind(connection) if by == "kind" or not as_json else pd.DataFrame()
-        frame = kinds if by == "kind" else cost_by_owner_and_month(connection)
+        frame = cost_by_kind(connection) if by == "kind" else cost_by_owner_and_month(connection)
     text = frame_text(frame)
-    if by == "owner" and len(kinds):
-        text += "\n" + "; ".join(f"{row['kind']} {usd(row['cost_usd'])}" for row in kinds.to_dict("records"))
     answer(frame, as_json, text)
 
 

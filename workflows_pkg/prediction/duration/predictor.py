@@ -180,7 +180,8 @@ class DurationPredictor:
         beyond = np.array(
             [self._off_beyond(key, history, fact.x) for key, history, fact in zip(keys, histories, facts, strict=True)]
         )
-        low, high = np.minimum(low, middle - beyond[:, 0]), np.maximum(high, middle + beyond[:, 1])
+        low = np.minimum(low, np.maximum(middle - beyond[:, 0], shown[:, 0]))
+        high = np.maximum(high, np.minimum(middle + beyond[:, 1], shown[:, 1]))
         answers[warm, :3] = _on_machines(asked, np.column_stack([low, middle, high]))
         answers[warm, 3], answers[warm, 4] = known, weights.argmax(axis=1)
         for place, one in enumerate(asked):
