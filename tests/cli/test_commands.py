@@ -179,6 +179,7 @@ def test_what_less_often_would_have_cost(tmp_path: Path, workflows: Call) -> Non
     assert workflows("cost", "what-if", "hourly", "--every", "2h", "--json").value["same_usd"] == 10.0
     assert "There is no job 'hourlyy'. Did you mean 'hourly'?" in workflows("cost", "what-if", "hourlyy", "--every", "2h").err
     assert workflows("cost", "what-if", "hourly", "--every", "soon").code == 2
+    assert workflows("cost", "what-if", "hourly", "--every", "2h", "--days", "nan").code == 2
 
 
 def test_report_is_one_html_file(project: Path, workflows: Call) -> None:

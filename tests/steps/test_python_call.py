@@ -32,6 +32,9 @@ def day(partition):
 def counts(used):
     used("output_tokens", 7)
 
+def switch(used=False):
+    return used
+
 def both(one, two, *, three=3):
     return [one, two, three]
 
@@ -185,3 +188,4 @@ def test_used_is_given_to_a_function_that_asks_for_it(call):
     counted = []
     call("flights_demo.scores:counts", used=lambda figure, count: counted.append((figure, count)))
     assert counted == [("output_tokens", 7)]
+    assert call("flights_demo.scores:switch", used=counted.append) is False, "a switch of its own is left as it is"

@@ -76,10 +76,10 @@ def rates(home: Path | None, as_json: bool) -> None:
     type=click.Path(dir_okay=False, exists=True, path_type=Path),
     help="Another rate card, as rates.yaml is.",
 )
-@click.option("--days", type=click.FloatRange(1, 366), default=28.0, show_default=True, help="How far back to look.")
+@click.option("--days", type=click.IntRange(1, 366), default=28, show_default=True, help="How far back to look.")
 @home_option
 @json_option
-def what_if(job: str, every: str | None, card_file: Path | None, days: float, home: Path | None, as_json: bool) -> None:
+def what_if(job: str, every: str | None, card_file: Path | None, days: int, home: Path | None, as_json: bool) -> None:
     """What the scheduled runs of JOB (or a workflow) would have cost, had they been less often, or all its attempts by other prices.
 
     From the runs that there were: it changes nothing.
@@ -92,7 +92,7 @@ def what_if(job: str, every: str | None, card_file: Path | None, days: float, ho
         _less_often(job, every, days, home, as_json)
 
 
-def _other_prices(job: str, card: RateCard | None, days: float, home: Path | None, as_json: bool) -> None:
+def _other_prices(job: str, card: RateCard | None, days: int, home: Path | None, as_json: bool) -> None:
     since = datetime.now(UTC) - timedelta(days=days)
     with open_history(resolve_home(home)) as connection:
         known = _known(connection)
@@ -122,7 +122,7 @@ def _known(connection: duckdb.DuckDBPyConnection) -> list[str]:
     ]
 
 
-def _less_often(job: str, every: str, days: float, home: Path | None, as_json: bool) -> None:
+def _less_often(job: str, every: str, days: int, home: Path | None, as_json: bool) -> None:
     from workflows_pkg.advisor.cadence import LEAST_RUNS, less_often
 
     try:

@@ -71,6 +71,8 @@ def find_function(call: str, allow: Allow) -> Callable[..., object]:
 def arguments(call: str, function: Callable[..., object], context: StepContext, args: Mapping[str, Any]) -> dict[str, Any]:
     """The keyword arguments of the call: `args`, then inputs, `partition` and `used` (of the context) for the parameters of those names.
 
+    A parameter `used` that has a default means something of its own, and keeps it.
+
     Raises CodeProblem where they do not fit the function's signature.
     """
     signature = inspect.signature(function)
@@ -88,7 +90,7 @@ def arguments(call: str, function: Callable[..., object], context: StepContext, 
         given[step] = context.inputs[step]
     if "partition" in named and "partition" not in given:
         given["partition"] = context.partition
-    if "used" in named and "used" not in given:
+    if "used" in named and "used" not in given and signature.parameters["used"].default is inspect.Parameter.empty:
         given["used"] = context.used
     try:
         signature.bind(**given)
