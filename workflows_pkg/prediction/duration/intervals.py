@@ -8,6 +8,7 @@ Under Distribution Shift", NeurIPS 2021).
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -96,11 +97,11 @@ class Intervals:
     ) -> tuple[np.ndarray, np.ndarray]:
         """The calibrated ends of every row, in logarithms."""
         found: list[np.ndarray] = []
+        stretches = np.array([self._stretches(key, count) for key, count in zip(keys, known.tolist(), strict=True)])
         for side, said in enumerate((lows, highs)):
             weights = self._ends[side].weights(keys, known, said)
             end = (weights * np.where(np.isnan(said), 0.0, said)).sum(axis=1)
-            stretch = np.array([self._stretch_of(key, int(count), side) for key, count in zip(keys, known, strict=True)])
-            found.append(middle + (end - middle) * np.exp(stretch))
+            found.append(middle + (end - middle) * np.exp(stretches[:, side]))
         low = np.maximum(found[0], np.minimum(shown[:, 0], middle - REACH))
         high = np.minimum(found[1], np.maximum(shown[:, 1], middle + REACH))
         return np.minimum(low, middle) - _EQUAL, np.maximum(high, middle) + _EQUAL
@@ -129,18 +130,19 @@ class Intervals:
         errors.size += max(0.05, 1.0 / (len(errors.own.ordered) + 2)) * (bounded - errors.size)
         self._size += 0.01 * (bounded - self._size)
 
-    def _stretch_of(self, key: tuple[str, str], known: int, side: int) -> float:
+    def _stretches(self, key: tuple[str, str], known: int) -> tuple[float, float]:
+        """Logarithms of the factors on either side."""
         errors = self._steps.get(key)
-        common = self._stretch[_bin(known)][side]
+        low, high = self._stretch[_bin(known)]
         if errors is None:
-            return common
+            return low, high
         own = len(errors.own.ordered)
         share = own / (own + 40.0)
-        return share * errors.stretch[side] + (1 - share) * common
+        return share * errors.stretch[0] + (1 - share) * low, share * errors.stretch[1] + (1 - share) * high
 
 
 def _bin(known: int) -> int:
-    return sum(known >= start for start in BINS)
+    return bisect_right(BINS, known)
 
 
 def _moved(stretch: float, missed: bool, pace: float) -> float:

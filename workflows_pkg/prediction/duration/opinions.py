@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import re
-from bisect import bisect_left, insort
+from array import array
+from bisect import bisect_left, bisect_right
 from collections.abc import Hashable
 from datetime import date
 
@@ -55,11 +56,14 @@ def precedent(opinions: list[float]) -> int:
 
 
 class StepHistory:
-    """What one step has shown: its values and sizes, and groups of its attempts. `whole`: the share of values that were whole numbers."""
+    """What one step has shown: its values and sizes, and groups of its attempts. `whole`: the share of values that were whole numbers.
+
+    `sizes`: logarithms of sizes, ascending; `at_sizes`: those of the values there.
+    """
 
     __slots__ = (
-        "beyond", "by_figures", "by_run_name", "by_size", "by_tag", "by_tag_part", "by_weekday", "line", "log_line",
-        "outer", "ratios", "said", "smooth", "values", "whole", "x_high", "x_low",
+        "at_sizes", "beyond", "by_figures", "by_run_name", "by_tag", "by_tag_part", "by_weekday", "line", "log_line",
+        "outer", "ratios", "said", "sizes", "smooth", "values", "whole", "x_high", "x_low",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -68,7 +72,8 @@ class StepHistory:
         self.smooth = Mean(0.3)
         self.line = Line()
         self.log_line = Line()
-        self.by_size: list[tuple[float, float]] = []
+        self.sizes: array[float] = array("d")
+        self.at_sizes: array[float] = array("d")
         self.beyond = np.zeros(0)
         self.ratios = Window(_MOST_SIZES)
         self.x_low, self.x_high = math.inf, -math.inf
@@ -104,9 +109,12 @@ class StepHistory:
         if x == x:
             self.line.add(one.size, value)
             self.log_line.add(x, log)
-            insort(self.by_size, (x, log))
-            if len(self.by_size) > _MOST_SIZES:
-                del self.by_size[hash(log) % _MOST_SIZES]  # any: the sizes stay spread as they come
+            place = bisect_right(self.sizes, x)
+            self.sizes.insert(place, x)
+            self.at_sizes.insert(place, log)
+            if len(self.sizes) > _MOST_SIZES:
+                place = hash(log) % _MOST_SIZES  # any: the sizes stay spread as they come
+                del self.sizes[place], self.at_sizes[place]
             self.ratios.add(log - x)
             self.x_low, self.x_high = min(self.x_low, x), max(self.x_high, x)
 
@@ -175,25 +183,20 @@ class StepHistory:
         return self.outer
 
     def _same_size(self, x: float) -> float:
-        sizes = self.by_size
-        low = bisect_left(sizes, (x, -math.inf))
-        found: list[float] = []
-        while low < len(sizes) and sizes[low][0] == x:
-            found.append(sizes[low][1])
-            low += 1
-        return middle(found) if found else NAN
+        low, high = bisect_left(self.sizes, x), bisect_right(self.sizes, x)
+        return middle(list(self.at_sizes[low:high])) if low < high else NAN
 
     def _nearest(self, x: float) -> float:
-        sizes = self.by_size
-        high = bisect_left(sizes, (x, -math.inf))
+        sizes, at_sizes = self.sizes, self.at_sizes
+        high = bisect_left(sizes, x)
         low = high - 1
         found: list[float] = []
         while len(found) < _NEIGHBOURS and (low >= 0 or high < len(sizes)):
-            if high >= len(sizes) or (low >= 0 and x - sizes[low][0] <= sizes[high][0] - x):
-                found.append(sizes[low][1])
+            if high >= len(sizes) or (low >= 0 and x - sizes[low] <= sizes[high] - x):
+                found.append(at_sizes[low])
                 low -= 1
             else:
-                found.append(sizes[high][1])
+                found.append(at_sizes[high])
                 high += 1
         return middle(found)
 

@@ -252,8 +252,8 @@ class DurationPredictor:
             losses = [abs(math.exp(said) - value) for said in opinions]
             self._mixer.learn(one.key, known, losses, share, precedent(opinions))
         history.add(one, value, log, facts)
-        if facts.x == facts.x and len(history.by_size) in TRIED_AT:
-            history.beyond = _errors_beyond(history.by_size)
+        if facts.x == facts.x and len(history.sizes) in TRIED_AT:
+            history.beyond = _errors_beyond(np.array(history.sizes), np.array(history.at_sizes))
             if self._beyond.put(one.key, history.beyond):
                 self._off.clear()
             self._off.pop(one.key, None)
@@ -304,9 +304,8 @@ class DurationPredictor:
         return [NAN, NAN, NAN, 0.0, NAN]
 
 
-def _errors_beyond(by_size: list[tuple[float, float]]) -> np.ndarray:
-    """By how much values lay above lines through smaller sizes; in logarithms, as `by_size` is."""
-    x, logs = np.array(by_size).T
+def _errors_beyond(x: np.ndarray, logs: np.ndarray) -> np.ndarray:
+    """By how much values lay above lines through smaller sizes; in logarithms, as sizes and values are."""
     found = tried(np.expm1(x), np.exp(logs))
     return np.log(found.came / np.clip(found.said, found.smallest, found.largest * found.growth))
 
