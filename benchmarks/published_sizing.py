@@ -48,7 +48,8 @@ PUBLISHED = ("tovar", "witt_percentile", "witt_lr_std", "witt_lr_std_under", "wi
 MOST_KILLED = 3.0
 _LEAST_ROWS, _LEARNED = 34, 0.3
 _MOST_KEPT, _REFIT = 2000, 50
-"""Newest peaks of a step that are fitted to, all of these traces' steps but three; a fit is made again when a fiftieth more has come."""
+"""Newest peaks of a step that are fitted to, so many that no step of the public traces has more; a fit is made again when a fiftieth more
+has come."""
 
 
 @dataclass(frozen=True)
