@@ -131,12 +131,20 @@ def test_a_cost_is_split_by_what_was_paid_for_and_asked_of_other_prices(tmp_path
         StepAttempt(step_key="wait", step="wait", attempt=1, cost_usd=2.0, rate_card=card.digest, **shared),
         StepAttempt(step_key="other", step="other", attempt=1, cost_usd=0.25, **shared),
     ]
+    tried = {"job_name": "asking", "outcome": "success", "trial_id": "t", "cost_usd": 2.0}
+    trial = StepAttempt(
+        run_id="tried", step_key="ask", step="ask", attempt=1, started_at=began, run_time_s=2.0, rate_card=card.digest, **tried
+    )
     with writer(tmp_path / "home") as history:
         use(history, card, began)
         history.upsert(
-            Run, [Run(run_id="r", source_id="s", job_name="asking", outcome="success", created_at=began, cost_usd=7.25)]
+            Run,
+            [
+                Run(run_id="r", source_id="s", job_name="asking", outcome="success", created_at=began, cost_usd=7.25),
+                Run(run_id="tried", source_id="s", created_at=began, **tried),
+            ],
         )
-        history.upsert(StepAttempt, rows)
+        history.upsert(StepAttempt, [*rows, trial])
     split = workflows("cost", "--by", "kind", "--json").value
     assert [(row["kind"], row["attempts"], row["used"], row["unit"], row["cost_usd"]) for row in split] == [
         ("run time", 2, pytest.approx(4 / 3600), "hours", pytest.approx(4.0)),
@@ -146,6 +154,10 @@ def test_a_cost_is_split_by_what_was_paid_for_and_asked_of_other_prices(tmp_path
     ]
     assert sum(row["cost_usd"] for row in split) == pytest.approx(sum(row.cost_usd or 0 for row in rows)), (
         "nothing is lost or doubled"
+    )
+    both = workflows("cost", "--by", "kind", "--json").value, workflows("cost", "--json").value
+    assert [sum(row["cost_usd"] for row in one) for one in both] == [pytest.approx(7.25)] * 2, (
+        "trials are in neither, or both disagree"
     )
     other = tmp_path / "other.yaml"
     other.write_text("rates: [{million_input_tokens: 20, call: 0.1}]\n")

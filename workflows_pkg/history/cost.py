@@ -109,7 +109,7 @@ def part_sql(price: Price) -> Callable[[Rate], str]:
 def cost_by_kind(
     con: duckdb.DuckDBPyConnection, workflow: str | None = None, since: datetime | None = None, card: RateCard | None = None
 ) -> pd.DataFrame:
-    """What was paid for, in the order of `PRICES`; trials too, since they cost like others.
+    """What was paid for, in the order of `PRICES`; runs of trials are left out, as they are of costs by owner.
 
     One row per kind that something was paid for: `kind` (run time, processor time, memory, input tokens, output tokens, bytes moved, calls;
     not by a card: the cost came with an import, or from a version before cards), `attempts`, how much they `used` of it in `unit`, and
@@ -117,7 +117,7 @@ def cost_by_kind(
     workflow: of this workflow or job only. since: attempts that began then or later. card: what they would have cost by this card, those
     of an import too; None: by the card that each was priced by.
     """
-    where, values = "true", list[object]()
+    where, values = "trial_id is null", list[object]()
     for condition, value in (("coalesce(workflow, job_name) = ?", workflow), ("started_at >= ?", since)):
         if value is not None:
             where += f" and {condition}"
@@ -154,12 +154,16 @@ def cost_by_kind(
 
 
 def attempts_priced_by(con: duckdb.DuckDBPyConnection, workflow: str, since: datetime, card: RateCard) -> tuple[int, int]:
-    """How many attempts of a workflow or job that began since then took time, and of how many of them the card says what they cost."""
+    """How many attempts of a workflow or job that began since then took time, and of how many of them the card says what they cost.
+
+    Runs of trials are left out.
+    """
     cost, _ = price_sql([(ALWAYS, card)])
     attempts, priced = first_row(
         con.execute(
             f"""select count(*), count({cost}) from step_attempts
-            where coalesce(workflow, job_name) = ? and started_at >= ? and run_time_s is not null and outcome is distinct from 'skipped'""",
+            where trial_id is null and coalesce(workflow, job_name) = ? and started_at >= ?
+                and run_time_s is not null and outcome is distinct from 'skipped'""",
             [workflow, since],
         )
     )
